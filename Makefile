@@ -1,0 +1,63 @@
+# `make help` lists the targets. Each sets up what it needs, in .venv, and only what changed.
+VENV := .venv
+OLDEST := .venv-oldest
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+PYTEST := -m pytest -q
+# The suite without the peers, on every core: tests/parity imports PyTorch.
+SUITE := $(PYTEST) --ignore=tests/parity --numprocesses=auto
+PASSED := $(VENV)/passed
+SOURCES = $(shell find jaxloss tests -name '*.py') README.md pyproject.toml
+
+.PHONY: demo test lint check parity test-oldest format clean help
+.NOTPARALLEL:
+
+demo: $(VENV)/has-demo ## Train on handwritten digits, with and without class weights (DEMO_ARGS='--help')
+	$(VENV)/bin/python -m jaxloss $(DEMO_ARGS)
+
+test: $(VENV)/has-test ## Run the tests, without PyTorch
+	@rm -f $(PASSED); touch $(VENV)/started
+	$(VENV)/bin/python $(SUITE)
+	@mv $(VENV)/started $(PASSED)
+
+lint: $(VENV)/has-test $(VENV)/has-check
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+check: lint $(PASSED) ## Lint, check formatting and types; run the tests unless this very state has passed them
+
+# As old as the start of the run that passed: a file that was edited meanwhile is newer.
+$(PASSED): $(SOURCES) $(VENV)/has-test
+	$(MAKE) test
+
+parity: $(VENV)/has-test $(VENV)/has-peers ## Compare with PyTorch and Optax, values and gradients
+	$(VENV)/bin/python $(PYTEST) tests/parity
+
+test-oldest: $(OLDEST)/has-test ## Run the tests on the oldest JAX that pyproject.toml admits
+	$(OLDEST)/bin/python $(SUITE)
+
+format: $(VENV)/has-check ## Format the code, and mend what ruff can mend
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean: ## Remove the virtual environments and what the tools left
+	rm -rf $(VENV) $(OLDEST) .hypothesis .mypy_cache .pytest_cache .ruff_cache jaxloss-demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+# One stamp for each extra and environment.
+$(VENV)/has-%: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install -q -e '.[$*]' -c constraints.txt
+	@touch $@
+
+$(OLDEST)/has-%: pyproject.toml constraints-oldest.txt | $(OLDEST)/bin/python
+	$(OLDEST)/bin/python -m pip install -q -e '.[$*]' -c constraints-oldest.txt
+	@touch $@
+
+# A half-made environment is removed: the next run would take it for a whole one.
+$(VENV)/bin/python $(OLDEST)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "jaxloss needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(@:/bin/python=) || { rm -rf $(@:/bin/python=); exit 1; }

@@ -1,0 +1,104 @@
+"""`custom_vjp` rules that also work in forward mode."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.custom_derivatives import SymbolicZero
+
+
+class custom_vjp:  # noqa: N801  (stands where `jax.custom_vjp` would)
+    r"""`jax.custom_vjp`, differentiable in forward mode too.
+
+    A bare `jax.custom_vjp` refuses `jvp`, `jacfwd` and `linearize`. But its pullback
+    $\bar y \mapsto J^\top \bar y$ is linear, and the transpose of a linear map is unique:
+    transposing the pullback gives the pushforward $\dot x \mapsto J \dot x$ of the very same rule.
+    So the rule is written once, for reverse mode, and every other mode follows from it.
+
+    The `fwd` function must compute with plain maths, never by calling the decorated function, and
+    `bwd` must be linear in the cotangent by JAX's own account (products, sums, selections); both
+    are differentiated for derivatives of higher order, so residuals carry their derivative: what
+    must not (a maximum that is only a shift) goes through `jax.lax.stop_gradient`.
+
+    Args:
+        function: the primal function of arrays, static arguments last.
+        static: how many of the last arguments are static (hashable Python values). As in
+            `jax.custom_vjp`, `fwd` takes them in place and `bwd` takes them first.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, static: int = 0) -> None:
+        """Wrap `function`; `defvjp` completes it."""
+        arity = len(inspect.signature(function).parameters)
+        static_argnums = tuple(range(arity - static, arity))
+        functools.update_wrapper(self, function)
+        self._reverse = jax.custom_vjp(function, nondiff_argnums=static_argnums)
+        self._every = jax.custom_jvp(function, nondiff_argnums=static_argnums)
+        self._every.defjvp(functools.partial(_pushforward, self._reverse), symbolic_zeros=True)
+
+    def defvjp(self, fwd: Callable[..., Any], bwd: Callable[..., Any]) -> None:
+        """Define the rule, as `jax.custom_vjp.defvjp` does."""
+        self._reverse.defvjp(fwd, bwd)
+
+    def __call__(self, *args: Any) -> Any:
+        """Evaluate the function."""
+        return self._every(*_varying_alike(args))
+
+
+def _varying_alike(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arrays that vary over the same mesh axes, as any operator would make them in shard_map.
+
+    A replicated option beside sharded data would get a cotangent that varies, which JAX refuses of
+    a `custom_vjp`; the transpose of this cast is the psum that is due.
+    """
+    arrays = [arg for arg in args if isinstance(arg, jax.Array)]
+    axes = frozenset[Any]().union(*map(_manual_axes, arrays))
+    if not axes:
+        return args
+    return tuple(
+        _vary(arg, tuple(axes - _manual_axes(arg))) if isinstance(arg, jax.Array) else arg
+        for arg in args
+    )
+
+
+def _manual_axes(array: jax.Array) -> frozenset[Any]:
+    array_type: Any = jax.typeof(array)
+    # JAX 0.10 moved what was `vma`.
+    return array_type.vma if hasattr(array_type, "vma") else array_type.manual_axis_type.varying
+
+
+def _vary(array: jax.Array, axes: tuple[Any, ...]) -> jax.Array:
+    # JAX 0.8.2 renamed what was `pvary`.
+    return (
+        jax.lax.pcast(array, axes, to="varying")
+        if hasattr(jax.lax, "pcast")
+        else jax.lax.pvary(array, axes)  # type: ignore[attr-defined]
+    )
+
+
+def _pushforward(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
+    *static, primals, tangents = args
+    # Integer inputs and inputs that nobody differentiates arrive as symbolic zeros. They stay out
+    # of the transpose, so nothing is stored or computed on their behalf.
+    active = [n for n, tangent in enumerate(tangents) if type(tangent) is not SymbolicZero]
+
+    def restricted(*values: Any) -> Any:
+        inputs = list(primals)
+        for n, value in zip(active, values, strict=True):
+            inputs[n] = value
+        return function(*inputs, *static)
+
+    output, pullback = jax.vjp(restricted, *(primals[n] for n in active))
+
+    # Under reverse mode the pushforward is partially evaluated and transposed back. The checkpoint
+    # makes the pullback's own residuals all that is stored; without CSE barriers the compiled
+    # program equals that of the bare custom_vjp.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def pushforward(pullback: Callable[..., Any], *directions: Any) -> Any:
+        # The type, not a bare shape: in shard_map it says over which mesh axes the output varies.
+        return jax.linear_transpose(pullback, jax.typeof(output))(directions)[0]
+
+    return output, pushforward(pullback, *(tangents[n] for n in active))

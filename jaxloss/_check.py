@@ -1,0 +1,252 @@
+"""Every input check, and its error message.
+
+A message names the function and the argument, says what came and what was expected, and what to do.
+Checks look at shapes, dtypes and Python values only, so they run while tracing and cost nothing
+after.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike, DTypeLike
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_BATCH_KEYWORDS = {
+    "axis_name": "mean",
+    "ignore_index": "masked",
+    "mask": "masked",
+    "reduction": "mean",
+    "size_average": "mean",
+    "weight": "weighted",
+    "weights": "weighted",
+    "where": "masked",
+}
+
+
+def known_keywords(loss: F) -> F:
+    """Make an unknown keyword's error list the known ones, or name the combinator that has it."""
+    parameters = inspect.signature(loss).parameters.values()
+    options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    names = {p.name for p in parameters}
+    name = loss.__name__
+
+    @functools.wraps(loss)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        for keyword in kwargs:
+            if keyword not in names:
+                combinator = _BATCH_KEYWORDS.get(keyword)
+                raise TypeError(
+                    f"{name}: unexpected keyword {keyword}={kwargs[keyword]!r}; "
+                    f"{name} takes {', '.join(options) or 'no options'}."
+                    + (
+                        f" A loss never weighs or reduces the batch: see jaxloss.{combinator}."
+                        if combinator
+                        else ""
+                    )
+                )
+        return loss(*args, **kwargs)
+
+    return checked  # type: ignore[return-value]
+
+
+def wide(*arrays: Array) -> DTypeLike:
+    """The dtype that the given arrays are computed in: float64 if any is, else float32."""
+    return jnp.float64 if any(array.dtype == jnp.float64 for array in arrays) else jnp.float32
+
+
+def real_arrays(function: str, **arguments: ArrayLike) -> tuple[Array, ...]:
+    """Each argument as a real floating array.
+
+    Floating arrays keep their dtype; integers, booleans and Python scalars become what those are
+    computed in.
+    """
+    arrays: dict[str, Array] = {}
+    for name, argument in arguments.items():
+        array = _as_array(
+            np.asarray(argument, np.float64) if _host_integers(argument) else argument
+        )
+        if array is None or not (_is_floating(array) or _is_integral(array)):
+            raise TypeError(
+                f"{function}: {name} must be an array of real numbers, got {describe(argument)}; "
+                f"convert it with jnp.asarray(..., jnp.float32)."
+            )
+        arrays[name] = array
+    kept = {
+        name: array
+        for name, array in arrays.items()
+        if _is_floating(array) and not array.weak_type and not _host_integers(arguments[name])
+    }
+    dtype = wide(*kept.values()) if kept else jnp.asarray(0.0).dtype
+    return tuple(
+        array if name in kept else jax.lax.convert_element_type(array, dtype)
+        for name, array in arrays.items()
+    )
+
+
+def same_shape(function: str, **arrays: Array) -> None:
+    """Raise unless all shapes are equal."""
+    if len({array.shape for array in arrays.values()}) > 1:
+        names = " and ".join(arrays)
+        shapes = " and ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        raise ValueError(
+            f"{function}: {names} must have the same shape, got {shapes}; nothing is broadcast: "
+            f"reshape, index or jnp.broadcast_to one of them."
+        )
+
+
+def class_axis(function: str, axis: int, **scores: Array) -> int:
+    """The axis of the classes as a non-negative number; it must exist and hold a class."""
+    [(name, array)] = scores.items()
+    try:
+        normalized = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"{function}: axis must be an integer, got {describe(axis)}.") from None
+    if not -array.ndim <= normalized < array.ndim:
+        raise ValueError(
+            f"{function}: axis must be one of the {array.ndim} axes of {name} {array.shape}, "
+            f"from {-array.ndim} to {array.ndim - 1}, got {axis}."
+            if array.ndim
+            else f"{function}: {name} must have an axis of classes, got a scalar."
+        )
+    normalized %= array.ndim
+    if array.shape[normalized] == 0:
+        raise ValueError(
+            f"{function}: {name} must have at least one class along axis {axis}, "
+            f"got shape {array.shape}."
+        )
+    return normalized
+
+
+def class_labels(function: str, labels: ArrayLike, axis: int, **scores: Array) -> Array:
+    """Integer class indices, one for each row of the scores, as an array that does not wrap."""
+    [(name, array)] = scores.items()
+    # Without x64 JAX would keep the low 32 bits of an integer; 2**32 + 1 must not become class 1.
+    bounds = np.iinfo(np.int32)
+    indices = _as_array(
+        np.clip(labels, bounds.min, bounds.max) if _host_integers(labels) else labels
+    )
+    if indices is None or not jnp.issubdtype(indices.dtype, jnp.integer):
+        raise TypeError(
+            f"{function}: labels must be integers (class indices), got {describe(labels)}; "
+            f"convert them with .astype(jnp.int32)."
+        )
+    expected = array.shape[:axis] + array.shape[axis + 1 :]
+    if indices.shape != expected:
+        raise ValueError(
+            f"{function}: labels must have the shape of {name} {array.shape} without its class "
+            f"axis {axis}, {expected}, got {indices.shape}; squeeze or reshape them."
+        )
+    return indices
+
+
+def number(
+    function: str, name: str, value: ArrayLike, *, minimum: float, maximum: float = np.inf
+) -> Array:
+    """A finite real scalar within bounds; a traced value is taken as it is, its bounds unknown."""
+    [array] = real_arrays(function, **{name: value})
+    if array.ndim:
+        raise ValueError(f"{function}: {name} must be a scalar, got {describe(value)}.")
+    if not isinstance(value, jax.core.Tracer):
+        concrete = float(np.asarray(value))
+        if not (minimum <= concrete <= maximum and np.isfinite(concrete)):
+            least = f"at least {minimum:g}"
+            bounds = least if maximum == np.inf else f"in [{minimum:g}, {maximum:g}]"
+            raise ValueError(f"{function}: {name} must be finite and {bounds}, got {value}.")
+    return array
+
+
+def broadcasts_to(function: str, shape: tuple[int, ...], **option: Array) -> Array:
+    """The option with as many axes as the shape, each of the shape's length or 1."""
+    [(name, array)] = option.items()
+    padded = (1,) * (len(shape) - array.ndim) + array.shape
+    if len(padded) != len(shape) or any(
+        n not in (1, m) for n, m in zip(padded, shape, strict=True)
+    ):
+        raise ValueError(
+            f"{function}: {name} must be a scalar or broadcast to the shape {shape}, "
+            f"got {array.shape}."
+        )
+    return array.reshape(padded)
+
+
+def mask(function: str, where: ArrayLike) -> Array:
+    """A boolean array."""
+    array = _as_array(where)
+    if array is None or array.dtype != jnp.bool_:
+        raise TypeError(
+            f"{function}: where must be boolean, True for what counts, got {describe(where)}; "
+            f"numbers between are weights, see jaxloss.weighted."
+        )
+    return array
+
+
+def aligned(function: str, where: Array, array: Array, axis: int | None) -> Array:
+    """The mask, broadcastable to an input with the losses' axes first, or around `axis`."""
+    if axis is not None and array.ndim == where.ndim + 1 and -array.ndim <= axis < array.ndim:
+        position = axis % array.ndim
+        if array.shape[:position] + array.shape[position + 1 :] == where.shape:
+            return jnp.expand_dims(where, position)
+    if array.shape[: where.ndim] != where.shape:
+        raise ValueError(
+            f"{function}: where must have the shape of the losses, which an input of shape "
+            f"{array.shape} does not begin with, got {where.shape}; if the loss reduces another "
+            f"axis than the last ones, let it have a parameter axis."
+        )
+    return where.reshape(where.shape + (1,) * (array.ndim - where.ndim))
+
+
+def are_indices(function: str, targets: ArrayLike) -> bool:
+    """True for integers, which are class indices, and False for floats, which are probabilities."""
+    if _host_integers(targets):
+        return True
+    array = _as_array(targets)
+    if array is None or array.dtype == jnp.bool_:
+        raise TypeError(
+            f"{function}: targets must be integers (class indices) or floats (probabilities), got "
+            f"{describe(targets)}."
+        )
+    return not _is_floating(array)
+
+
+def describe(argument: Any) -> str:
+    """What came, in a few words: dtype and shape of an array, type and value of anything else."""
+    if hasattr(argument, "dtype") and hasattr(argument, "shape"):
+        return f"{argument.dtype} of shape {tuple(argument.shape)}"
+    return f"{type(argument).__name__} {argument!r:.60}"
+
+
+def _host_integers(argument: Any) -> bool:
+    """Whether an argument is integers of Python or NumPy, perhaps wider than JAX keeps them."""
+    return (
+        isinstance(argument, (int, np.integer, np.ndarray))
+        and np.asarray(argument).dtype.kind in "iu"
+        and not isinstance(argument, bool)
+    )
+
+
+def _as_array(argument: Any) -> Array | None:
+    """The argument as a JAX array, or None if it cannot be one."""
+    if isinstance(argument, Array):
+        return argument  # jnp.asarray would copy a traced one, for a pullback to hold.
+    try:
+        return jnp.asarray(argument)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _is_floating(array: Array) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.floating)
+
+
+def _is_integral(array: Array) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == jnp.bool_

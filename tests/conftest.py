@@ -1,0 +1,53 @@
+"""Strictness for the whole suite: types checked at run time, no promotion, eight devices."""
+
+import os
+
+# Before JAX is imported: shard_map is tested on eight virtual devices.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+
+from tests.helpers import x64_enabled
+
+# Every annotation of a shape or dtype is checked at every call of the suite.
+jaxtyping.install_import_hook("jaxloss", "beartype.beartype")
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def x64():
+    """Float64 for one test."""
+    with x64_enabled():
+        yield
+
+
+@pytest.fixture
+def rng(request):
+    """A generator seeded by the test's own name."""
+    return np.random.default_rng(list(request.node.nodeid.encode()))
+
+
+@pytest.fixture
+def without_annotations():
+    """The library's own checks speak, not the annotations that the rest of the suite runs with."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def lenient_promotion():
+    """Flax and Optax promote dtypes and ranks; the losses do not."""
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    jax.config.update("jax_numpy_rank_promotion", "allow")
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,0 +1,106 @@
+"""The house keeps its order: imports go one way, and every loss is everywhere it must be."""
+
+import ast
+import inspect
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import jaxloss
+from jaxloss import combinators, primitives
+from tests.cases import CASES, PRIMITIVES
+
+ROOT = pathlib.Path(__file__).parent.parent
+MODULES = sorted((ROOT / "jaxloss").glob("*.py"))
+FLOORS = {"_check": 0, "_autodiff": 0, "primitives": 1, "combinators": 1, "__init__": 3}
+FAMILY = 2
+# The demonstration is a user of the package.
+RESIDENTS = [path for path in MODULES if path.stem != "__main__"]
+
+EXPORTS = {name: getattr(jaxloss, name) for name in dir(jaxloss) if not name.startswith("_")}
+LOSSES = {
+    name: value
+    for name, value in EXPORTS.items()
+    if inspect.isfunction(value) and value.__module__.startswith("jaxloss._")
+}
+
+
+def floor(module):
+    return FLOORS.get(module, FAMILY)
+
+
+def imported(path):
+    """The modules of the package that a file imports, and the packages beyond it."""
+    inside, outside = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            outside |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package, _, module = node.module.partition(".")
+            if package != "jaxloss":
+                outside.add(package)
+            elif module:
+                inside.add(module)
+            else:
+                inside |= {name.name for name in node.names}
+    return inside, outside - set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("path", RESIDENTS, ids=lambda path: path.stem)
+def test_a_floor_imports_only_floors_below(path):
+    inside, outside = imported(path)
+    assert [module for module in inside if floor(module) >= floor(path.stem)] == []
+    # Two neighbours on the ground floor exist: the checks know nothing of the rules.
+    assert outside <= {"jax", "jaxtyping", "numpy"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_a_file_is_not_two(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_exports_are_cases_are_rows_of_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    table = readme.split("## Losses")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)", table, re.MULTILINE)
+    assert set(rows) == set(LOSSES)
+    assert len(rows) == len(set(rows))
+    assert {case.name for case in CASES} == set(LOSSES)
+
+
+def test_primitives_are_cases():
+    public = {
+        name
+        for name, value in vars(primitives).items()
+        if callable(value)
+        and not name.startswith("_")
+        and getattr(value, "__module__", "") == "jaxloss.primitives"
+    }
+    assert public - {"valid_index"} == {case.name for case in PRIMITIVES}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [*LOSSES.values(), *(getattr(combinators, n) for n in ("mean", "sum", "pooled"))],
+    ids=lambda f: f.__name__,
+)
+def test_a_docstring_tells_all(function):
+    sections = inspect.getdoc(function)
+    for heading in ("Args:", "Returns:", "Example:", ">>> "):
+        assert heading in sections, heading
+    if function in LOSSES.values():
+        for heading in ("$$", "Gradient", "Raises:", "Source:"):
+            assert heading in sections, heading
+
+
+def test_importing_pulls_in_no_framework():
+    script = (
+        "import sys, jaxloss; "
+        "print(sorted({m.split('.')[0] for m in sys.modules} & "
+        "{'flax', 'optax', 'torch', 'matplotlib', 'sklearn', 'chex'}))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
