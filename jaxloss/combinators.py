@@ -69,7 +69,10 @@ class Weighted:
     def total(self, *, axis: Axis = None, axis_name: AxisName = None) -> Weighted:
         """The pair of sums over array axes (all by default) and over named mesh or `vmap` axes."""
         pair = Weighted(jnp.sum(self.losses, axis), jnp.sum(self.weights, axis))
-        return pair if axis_name is None else jax.lax.psum(pair, axis_name)
+        if axis_name is None:
+            return pair
+        # One by one: JAX 0.7 cannot transpose a psum of two of which only one is differentiated.
+        return jax.tree.map(lambda sums: jax.lax.psum(sums, axis_name), pair)
 
     def mean(self, *, axis: Axis = None, axis_name: AxisName = None) -> Float[Array, "..."]:
         """Sum of losses over sum of weights; 0, with gradient 0, when nothing was weighed."""

@@ -50,6 +50,12 @@ def test_a_softmax_stores_its_logits_once_and_as_they_came(function):
     assert all(np.unique(a).size == 1 for a in constants)  # The targets, if anything.
 
 
+# What a program needs is XLA's doing as much as ours: the figures are those of the current one.
+OF_CURRENT_XLA = pytest.mark.skipif(
+    jax.__version_info__ < (0, 10), reason="XLA before JAX 0.10 fuses less into reductions"
+)
+
+
 def compiled(function, *shapes):
     arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
     return jax.jit(function).lower(*arguments).compile()
@@ -59,6 +65,7 @@ def value_and_grad_of_mean(loss):
     return jax.value_and_grad(jaxloss.mean(loss))
 
 
+@OF_CURRENT_XLA
 def test_cross_entropy_of_labels_needs_no_second_array_of_logits():
     program = compiled(
         value_and_grad_of_mean(jaxloss.cross_entropy),
@@ -68,6 +75,7 @@ def test_cross_entropy_of_labels_needs_no_second_array_of_logits():
     assert program.memory_analysis().temp_size_in_bytes < 0.01 * 512 * 4096 * 4
 
 
+@OF_CURRENT_XLA
 @pytest.mark.parametrize(
     "loss", [jaxloss.squared_error, jaxloss.absolute_error], ids=lambda f: f.__name__
 )
