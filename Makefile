@@ -2,9 +2,10 @@
 VENV := .venv
 OLDEST := .venv-oldest
 PYTHON ?= $(shell command -v python3.11 || echo python3)
-PYTEST := -m pytest -q
-# The suite without the peers, on every core: tests/parity imports PyTorch.
-SUITE := $(PYTEST) --ignore=tests/parity --numprocesses=auto
+# A process for each core; more than a few only import JAX more often.
+PYTEST := -m pytest -q --numprocesses=auto --maxprocesses=8
+# The suite without the peers: tests/parity imports PyTorch.
+SUITE := $(PYTEST) --ignore=tests/parity
 PASSED := $(VENV)/passed
 SOURCES = $(shell find jaxloss tests -name '*.py') README.md pyproject.toml
 

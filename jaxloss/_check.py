@@ -149,6 +149,14 @@ def class_labels(function: str, labels: ArrayLike, axis: int, **scores: Array) -
     return indices
 
 
+def valid_index(labels: Array, size: int) -> tuple[Array, Array]:
+    """Labels that are safe to index with, 0 where out of range, and whether they were in range."""
+    if labels.dtype.itemsize < 4:
+        labels = labels.astype(jnp.int32)  # So that size fits: 300 must not become 44.
+    valid = (labels >= 0) & (labels < size)
+    return jnp.where(valid, labels, 0).astype(jnp.int32), valid
+
+
 def number(
     function: str, name: str, value: ArrayLike, *, minimum: float, maximum: float = np.inf
 ) -> Array:

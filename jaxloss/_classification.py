@@ -11,14 +11,7 @@ from jaxtyping import Bool, Float, Integer, Real
 
 from jaxloss import _check
 from jaxloss._autodiff import custom_vjp
-from jaxloss.primitives import (
-    log_softmax,
-    log_softmax_at,
-    safe_product,
-    valid_index,
-    xlog1py,
-    xlogy,
-)
+from jaxloss.primitives import log_softmax, log_softmax_at, safe_product, xlog1py, xlogy
 
 
 @_check.known_keywords
@@ -57,7 +50,7 @@ def nll(
     [log_probs] = _check.real_arrays("nll", log_probs=log_probs)
     axis = _check.class_axis("nll", axis, log_probs=log_probs)
     labels = _check.class_labels("nll", labels, axis, log_probs=log_probs)
-    index, valid = valid_index(jnp.expand_dims(labels, axis), log_probs.shape[axis])
+    index, valid = _check.valid_index(jnp.expand_dims(labels, axis), log_probs.shape[axis])
     picked = jnp.take_along_axis(log_probs, index, axis).astype(_check.wide(log_probs))
     validity = jnp.where(valid, 1, jnp.nan).astype(picked.dtype)
     return jnp.squeeze(0 - picked * validity, axis)

@@ -1,0 +1,275 @@
+"""The softmax and its logarithms, without a digit lost.
+
+Half precision is computed and returned in float32; gradients come back in the input's own dtype.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Integer, Real
+
+from jaxloss import _check
+from jaxloss._autodiff import custom_vjp
+
+# The softmax family stands on two row statistics that never cancel. With m = max_j z_j,
+#
+#     e_j = exp(z_j - m)        T_k = sum_{j != k} e_j
+#
+# the probability of class k is e_k / (T_k + e_k) and its complement is T_k / (T_k + e_k): when k is
+# far ahead both keep their relative accuracy, where 1 - p_k and log(sum_j e_j) would round to zero.
+
+
+def _maximum(logits: Array, axis: int) -> Array:
+    # It only shifts, so it is a constant to every derivative; through ties jnp.max is not smooth.
+    return jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
+
+
+def _exponentials(logits: Array, maximum: Array) -> Array:
+    """exp(z - m), with the rounding error of z - m (Knuth's TwoSum) put back to first order."""
+    limits = jnp.finfo(logits.dtype)
+    # exp is 0 far below the maximum; a finite bound there keeps -inf - -inf out of the TwoSum.
+    reach = jnp.maximum(-2 * math.log(limits.tiny), jnp.abs(maximum))
+    logits = jnp.maximum(logits, jnp.maximum(maximum - reach, float(limits.min)))
+    shifted = logits - maximum
+    part = shifted - logits
+    error = (logits - (shifted - part)) - (maximum + part)
+    rounded = jnp.exp(shifted)
+    # Not rounded * (1 + error), where the sum would round most of the error away.
+    return rounded + rounded * jax.lax.stop_gradient(error)
+
+
+def _positions(logits: Array, axis: int) -> Array:
+    exact = logits.shape[axis] <= 2 ** jnp.finfo(logits.dtype).nmant
+    return jax.lax.broadcasted_iota(logits.dtype if exact else jnp.int32, logits.shape, axis)
+
+
+def _others(logits: Array, index: Array, axis: int) -> Array:
+    """1 at every class but `index`, 0 there."""
+    # Arithmetic, not a comparison: XLA fuses arithmetic into a reduction on every backend, while a
+    # select there makes the CPU write the reduction's whole input to memory.
+    positions = _positions(logits, axis)
+    return jnp.minimum(jnp.abs(positions - index.astype(positions.dtype)), 1).astype(logits.dtype)
+
+
+def _maximum_and_rest(logits: Array, axis: int) -> tuple[Array, Array, Array]:
+    """m, the first class k that attains it, and T_k."""
+    scores = logits.astype(_check.wide(logits))
+    maximum = _maximum(scores, axis)
+    # By a fused reduction: three times faster than jnp.argmax on a CPU.
+    positions = _positions(scores, axis)
+    below = jnp.sign(maximum - jax.lax.stop_gradient(scores)).astype(positions.dtype)
+    first = jnp.min(positions + scores.shape[axis] * below, axis, keepdims=True)
+    # Here e_k = 1 enters no formula, so that m must carry the derivative of z_k.
+    score = _picked(logits, first.astype(jnp.int32), axis)
+    maximum = jnp.where(jnp.isfinite(maximum), score, maximum)
+    rest = _exponentials(scores, maximum) * _others(scores, first, axis)
+    return maximum, first, jnp.sum(rest, axis, keepdims=True)
+
+
+def _picked(logits: Array, index: Array, axis: int) -> Array:
+    # Picked, then widened: the other way round XLA would write all of the widened logits.
+    return jnp.take_along_axis(logits, index, axis).astype(_check.wide(logits))
+
+
+def logsumexp(logits: Real[ArrayLike, "..."], *, axis: int = -1) -> Float[Array, "..."]:
+    r"""Logarithm of the sum of exponentials along one axis.
+
+    $$\operatorname{lse}(z) = \log \sum_j e^{z_j} = m + \log(1 + T), \qquad m = \max_j z_j,$$
+
+    with $T$ the sum of $e^{z_j - m}$ over all entries but one maximum, so that nothing is lost when
+    one entry is far ahead. Gradient: `softmax(logits)`; entries of -inf have gradient 0. Where the
+    maximum is infinite the value is the limit and the gradient NaN.
+
+    Args:
+        logits: real scores, at least one along `axis`.
+        axis: the axis to reduce.
+
+    Returns:
+        The shape of `logits` without `axis`; float32, or float64 for float64 input.
+
+    Raises:
+        TypeError: `logits` are not real numbers, or `axis` is not an integer.
+        ValueError: there is no such axis, or it is empty.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.primitives.logsumexp(jnp.array([1000.0, 1000.0]))
+        Array(1000.693, dtype=float32)
+
+    Source: Blanchard, Higham and Higham, "Accurately computing the log-sum-exp and softmax
+    functions", IMA J. Numer. Anal. 41 (2021), section 3.
+    """
+    [logits] = _check.real_arrays("logsumexp", logits=logits)
+    return _logsumexp(logits, _check.class_axis("logsumexp", axis, logits=logits))
+
+
+@functools.partial(custom_vjp, static=1)
+def _logsumexp(logits: Array, axis: int) -> Array:
+    return _logsumexp_fwd(logits, axis)[0]
+
+
+# d lse / dz_j = e_j / (1 + T), the softmax.
+
+
+def _logsumexp_fwd(logits: Array, axis: int) -> tuple[Array, tuple[Array, ...]]:
+    maximum, _, rest = _maximum_and_rest(logits, axis)
+    value = jnp.where(jnp.isinf(maximum), maximum, maximum + jnp.log1p(rest))
+    return jnp.squeeze(value, axis), (logits, maximum, rest)
+
+
+def _logsumexp_bwd(axis: int, residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array]:
+    logits, maximum, rest = residuals
+    exponentials = _exponentials(logits.astype(maximum.dtype), maximum)
+    gradient = exponentials * (jnp.expand_dims(cotangent, axis) / (1 + rest))
+    return (gradient.astype(logits.dtype),)
+
+
+_logsumexp.defvjp(_logsumexp_fwd, _logsumexp_bwd)
+
+
+def log_softmax(logits: Real[ArrayLike, "*shape"], *, axis: int = -1) -> Float[Array, "*shape"]:
+    r"""Logarithm of the softmax over one axis.
+
+    $$\log p_j = (z_j - m) - \log(1 + T), \qquad p_j = e^{z_j} \big/ \sum_i e^{z_i},$$
+
+    with $m$ and $T$ as in `logsumexp`, so that the log-probability of a class far ahead is $-T$ and
+    not 0. Pullback: $\bar z = \bar y - p \sum_j \bar y_j$. A logit of -inf has log-probability -inf
+    and takes no part; all of -inf, or any of +inf, gives NaN in value and gradient.
+
+    Args:
+        logits: real scores, at least one along `axis`.
+        axis: the axis of the classes.
+
+    Returns:
+        The shape of `logits`; float32, or float64 for float64 input.
+
+    Raises:
+        TypeError: `logits` are not real numbers, or `axis` is not an integer.
+        ValueError: there is no such axis, or it is empty.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.primitives.log_softmax(jnp.array([20.0, 0.0]))
+        Array([-2.061e-09, -2.000e+01], dtype=float32)
+
+    Source: Blanchard, Higham and Higham (2021), as for `logsumexp`.
+    """
+    [logits] = _check.real_arrays("log_softmax", logits=logits)
+    return _log_softmax(logits, _check.class_axis("log_softmax", axis, logits=logits))
+
+
+@functools.partial(custom_vjp, static=1)
+def _log_softmax(logits: Array, axis: int) -> Array:
+    return _log_softmax_fwd(logits, axis)[0]
+
+
+# d log p_j / dz_i = [i = j] - p_i, so the pullback of g is g_i - p_i G with G = sum_j g_j. At the
+# maximum k, where p_k may round to 1, p_k = 1 - T / (1 + T) turns it into G T / (1 + T) less the
+# sum of the other g_j: against a target of all but all on k, two small numbers and not the
+# difference of two large ones.
+
+
+def _log_softmax_fwd(logits: Array, axis: int) -> tuple[Array, tuple[Array, ...]]:
+    maximum, first, rest = _maximum_and_rest(logits, axis)
+    value = (logits.astype(maximum.dtype) - maximum) - jnp.log1p(rest)
+    return value, (logits, maximum, first, rest)
+
+
+def _log_softmax_bwd(axis: int, residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array]:
+    logits, maximum, first, rest = residuals
+    scores = logits.astype(maximum.dtype)
+    others = _others(scores, first, axis)
+    share = jnp.sum(cotangent, axis, keepdims=True) / (1 + rest)
+    off_maximum = cotangent - _exponentials(scores, maximum) * share
+    at_maximum = rest * share - jnp.sum(cotangent * others, axis, keepdims=True)
+    gradient = off_maximum * others + at_maximum * (1 - others)
+    return (gradient.astype(logits.dtype),)
+
+
+_log_softmax.defvjp(_log_softmax_fwd, _log_softmax_bwd)
+
+
+def log_softmax_at(
+    logits: Real[ArrayLike, "..."], labels: Integer[ArrayLike, "*rows"], *, axis: int = -1
+) -> Float[Array, "*rows"]:
+    r"""Log-probability of one class in each row: `log_softmax` at the labels, without the rest.
+
+    $$\log p_k = -\big[(m - z_k) + \log(1 + T_k + (e_k - 1))\big], \qquad
+      e_j = e^{z_j - m}, \quad T_k = \sum_{j \ne k} e_j,$$
+
+    a sum of terms that do not cancel, wherever the label's logit stands. Gradient: $[j = k] - p_j$,
+    at the label itself $T_k / (T_k + e_k)$, so that a confident row keeps its tail. A logit of -inf
+    off the label takes no part; on the label the value is -inf. All of -inf, or any of +inf, gives
+    NaN in value and gradient, and so does a label out of range, negative ones included.
+
+    Args:
+        logits: real scores, at least one along `axis`.
+        labels: class indices from 0 to the number of classes less 1, shaped as `logits` without
+            `axis`; any integer dtype.
+        axis: the axis of the classes.
+
+    Returns:
+        The shape of `labels`; float32, or float64 for float64 logits.
+
+    Raises:
+        TypeError: `logits` are not real, `labels` not integers, or `axis` is not an integer.
+        ValueError: there is no such axis, it is empty, or the shapes do not agree.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.primitives.log_softmax_at(jnp.array([[20.0, 0.0]]), jnp.array([0]))
+        Array([-2.061e-09], dtype=float32)
+
+    Source: Blanchard, Higham and Higham (2021), as for `logsumexp`, with the label in the place of
+    the maximum.
+    """
+    function = "log_softmax_at"
+    [logits] = _check.real_arrays(function, logits=logits)
+    axis = _check.class_axis(function, axis, logits=logits)
+    return _log_softmax_at(logits, _check.class_labels(function, labels, axis, logits=logits), axis)
+
+
+@functools.partial(custom_vjp, static=1)
+def _log_softmax_at(logits: Array, labels: Array, axis: int) -> Array:
+    return _log_softmax_at_fwd(logits, labels, axis)[0]
+
+
+# d log p_k / dz_j = [j = k] - p_j: at the label 1 - e_k / (T_k + e_k) = T_k / (T_k + e_k),
+# elsewhere -e_j / (T_k + e_k). T_k of a bad label is NaN, and all of the row with it.
+
+
+def _log_softmax_at_fwd(logits: Array, labels: Array, axis: int) -> tuple[Array, tuple[Array, ...]]:
+    scores = logits.astype(_check.wide(logits))
+    index, valid = _check.valid_index(jnp.expand_dims(labels, axis), scores.shape[axis])
+    maximum = _maximum(scores, axis)
+    score = _picked(logits, index, axis)
+    exponential = _exponentials(score, maximum)
+    rest = jnp.sum(
+        _exponentials(scores, maximum) * _others(scores, index, axis), axis, keepdims=True
+    )
+    rest = jnp.where(valid, rest, jnp.nan)
+    value = -((maximum - score) + jnp.log1p(rest + (exponential - 1)))
+    return jnp.squeeze(value, axis), (logits, index, maximum, exponential, rest)
+
+
+def _log_softmax_at_bwd(
+    axis: int, residuals: tuple[Array, ...], cotangent: Array
+) -> tuple[Array, None]:
+    logits, index, maximum, exponential, rest = residuals
+    scores = logits.astype(maximum.dtype)
+    others = _others(scores, index, axis)
+    complement = rest * (1 - others) - _exponentials(scores, maximum) * others
+    gradient = complement * (jnp.expand_dims(cotangent, axis) / (rest + exponential))
+    return gradient.astype(logits.dtype), None
+
+
+_log_softmax_at.defvjp(_log_softmax_at_fwd, _log_softmax_at_bwd)
