@@ -198,6 +198,17 @@ def mask(function: str, where: ArrayLike) -> Array:
     return array
 
 
+def exact_array(function: str, argument: ArrayLike) -> Array:
+    """A JAX array of the argument; raises where JAX would keep only the low bits of an integer."""
+    array = argument if isinstance(argument, Array) else jnp.asarray(argument)
+    if _host_integers(argument) and not np.array_equal(array, argument):
+        raise ValueError(
+            f"{function}: inputs must be integers of 32 bits, got {describe(argument)} with wider "
+            f"values; convert it, or enable x64."
+        )
+    return array
+
+
 def aligned(function: str, where: Array, array: Array, axis: int | None) -> Array:
     """The mask, broadcastable to an input with the losses' axes first, or around `axis`."""
     if axis is not None and array.ndim == where.ndim + 1 and -array.ndim <= axis < array.ndim:

@@ -81,7 +81,7 @@ class Weighted:
         return jnp.where(nothing, 0, pair.losses / jnp.where(nothing, 1, pair.weights))
 
 
-Loss = Callable[..., Array | Weighted]
+Loss = Callable[..., Any]  # an array of losses, or a Weighted
 
 
 class _Call(NamedTuple):
@@ -89,7 +89,6 @@ class _Call(NamedTuple):
 
     arrays: tuple[Any, ...]
     options: dict[str, Any]
-    axis: int | None  # the axis that the loss reduces, if it has such a parameter
     weights: Array | None = None
     where: Array | None = None
 
@@ -132,19 +131,20 @@ def _reduced_axis(loss: Loss, options: dict[str, Any]) -> int | None:
     """The loss's `axis`, from the call or from its signature, functools.partial's included."""
     while isinstance(loss, _Combined):
         loss = loss.loss
-    if "axis" in options:
-        return options["axis"]
-    parameter = inspect.signature(loss).parameters.get("axis")
-    return parameter.default if parameter and isinstance(parameter.default, int) else None
+    try:
+        default = inspect.signature(loss).parameters["axis"].default
+    except (KeyError, ValueError):  # It has no such parameter, or no signature.
+        default = None
+    axis = options.get("axis", default)
+    return axis if isinstance(axis, int) else None
 
 
 def _evaluate(loss: Loss, arrays: tuple[Any, ...], options: dict[str, Any]) -> Weighted:
     """Unwrap the combinators from the outside in, then call the loss once."""
-    name, call = _name(loss), _Call(arrays, options, _reduced_axis(loss, options))
+    name, call = _name(loss), _Call(arrays, options)
     while isinstance(loss, _Combined):
         loss, call = loss.unwrap(call)
-    losses = loss(*call.arrays, **call.options)
-    losses = jnp.asarray(losses)
+    [losses] = _check.real_arrays(name, losses=loss(*call.arrays, **call.options))
     losses = losses.astype(_check.wide(losses))
     for keyword, array in (("weights", call.weights), ("where", call.where)):
         if array is not None and array.shape != losses.shape:
@@ -222,13 +222,14 @@ def masked(loss: Loss) -> Loss:
 
     def rewrite(function: str, call: _Call, where: ArrayLike) -> _Call:
         mask = _check.mask(function, where)
+        axis = _reduced_axis(loss, call.options)
 
         def without_masked(array: ArrayLike) -> Array:
             # The selection cuts both ways: a masked input's cotangent, NaN perhaps, is dropped, and
             # its tangent is 0; the selection of the losses in _evaluate does the same behind the
             # loss.
-            array = jnp.asarray(array)
-            aligned = _check.aligned(function, mask, array, call.axis)
+            array = _check.exact_array(function, array)
+            aligned = _check.aligned(function, mask, array, axis)
             return jnp.where(aligned, array, jnp.zeros((), array.dtype))
 
         arrays = jax.tree.map(without_masked, call.arrays)

@@ -256,6 +256,21 @@ BAD_CALLS = [
     ),
     bad(
         ValueError,
+        "masked(nll): inputs must be integers of 32 bits, got int64 of shape (4,) with wider",
+        jaxloss.mean(jaxloss.masked(jaxloss.nll)),
+        ROWS,
+        np.array([0, 1, 2, 2**32 + 1]),
+        where=VECTOR > 0,
+    ),
+    bad(
+        TypeError,
+        "pooled(huber): losses must be an array of real numbers, got Weighted Weighted(",
+        jaxloss.mean(jaxloss.pooled(jaxloss.huber)),
+        VECTOR,
+        VECTOR,
+    ),
+    bad(
+        ValueError,
         "Weighted: both sides of + must have the same shape, got (4,) and ()",
         lambda: jaxloss.Weighted(VECTOR, VECTOR) + jaxloss.Weighted(VECTOR[0], VECTOR[0]),
     ),
