@@ -25,7 +25,7 @@ class custom_vjp:  # noqa: N801  (stands where `jax.custom_vjp` would)
     must not (a maximum that is only a shift) goes through `jax.lax.stop_gradient`.
 
     Args:
-        function: the primal function of arrays, static arguments last.
+        function: the primal function, of arrays and static arguments, these last, to one array.
         static: how many of the last arguments are static (hashable Python values). As in
             `jax.custom_vjp`, `fwd` takes them in place and `bwd` takes them first.
     """

@@ -22,6 +22,7 @@ from jax.typing import ArrayLike, DTypeLike
 F = TypeVar("F", bound=Callable[..., Any])
 
 _BATCH_KEYWORDS = {
+    "axis": "mean",
     "axis_name": "mean",
     "ignore_index": "masked",
     "mask": "masked",
@@ -46,7 +47,7 @@ def known_keywords(loss: F) -> F:
             if keyword not in names:
                 combinator = _BATCH_KEYWORDS.get(keyword)
                 raise TypeError(
-                    f"{name}: unexpected keyword {keyword}={kwargs[keyword]!r}; "
+                    f"{name}: unexpected keyword {keyword}, {describe(kwargs[keyword])}; "
                     f"{name} takes {', '.join(options) or 'no options'}."
                     + (
                         f" A loss never weighs or reduces the batch: see jaxloss.{combinator}."
@@ -140,13 +141,21 @@ def class_labels(function: str, labels: ArrayLike, axis: int, **scores: Array) -
             f"{function}: labels must be integers (class indices), got {describe(labels)}; "
             f"convert them with .astype(jnp.int32)."
         )
-    expected = array.shape[:axis] + array.shape[axis + 1 :]
+    expected = _without_axis(array.shape, axis)
     if indices.shape != expected:
+        fitting = [n for n in range(array.ndim) if _without_axis(array.shape, n) == indices.shape]
+        advice = f"pass axis={fitting[0]}" if fitting else "squeeze or reshape them"
+        if indices.shape == array.shape:
+            advice = "one-hot targets are probabilities and must be floating"
         raise ValueError(
             f"{function}: labels must have the shape of {name} {array.shape} without its class "
-            f"axis {axis}, {expected}, got {indices.shape}; squeeze or reshape them."
+            f"axis {axis}, {expected}, got {indices.shape}; {advice}."
         )
     return indices
+
+
+def _without_axis(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return shape[:axis] + shape[axis + 1 :]
 
 
 def valid_index(labels: Array, size: int) -> tuple[Array, Array]:
@@ -157,19 +166,26 @@ def valid_index(labels: Array, size: int) -> tuple[Array, Array]:
     return jnp.where(valid, labels, 0).astype(jnp.int32), valid
 
 
-def number(
+def bounded(
     function: str, name: str, value: ArrayLike, *, minimum: float, maximum: float = np.inf
 ) -> Array:
-    """A finite real scalar within bounds; a traced value is taken as it is, its bounds unknown."""
+    """Finite real numbers within bounds; a traced value out of bounds becomes NaN."""
     [array] = real_arrays(function, **{name: value})
+    if isinstance(value, jax.core.Tracer):
+        return jnp.where((array >= minimum) & (array <= maximum), array, jnp.nan)
+    concrete = np.asarray(value, np.float64)
+    if not np.all((concrete >= minimum) & (concrete <= maximum) & np.isfinite(concrete)):
+        least = f"at least {minimum:g}"
+        bounds = least if maximum == np.inf else f"in [{minimum:g}, {maximum:g}]"
+        raise ValueError(f"{function}: {name} must be finite and {bounds}, got {value}.")
+    return array
+
+
+def number(function: str, name: str, value: ArrayLike, **bounds: float) -> Array:
+    """One real number, `bounded`."""
+    array = bounded(function, name, value, **bounds)
     if array.ndim:
         raise ValueError(f"{function}: {name} must be a scalar, got {describe(value)}.")
-    if not isinstance(value, jax.core.Tracer):
-        concrete = float(np.asarray(value))
-        if not (minimum <= concrete <= maximum and np.isfinite(concrete)):
-            least = f"at least {minimum:g}"
-            bounds = least if maximum == np.inf else f"in [{minimum:g}, {maximum:g}]"
-            raise ValueError(f"{function}: {name} must be finite and {bounds}, got {value}.")
     return array
 
 
@@ -213,7 +229,7 @@ def aligned(function: str, where: Array, array: Array, axis: int | None) -> Arra
     """The mask, broadcastable to an input with the losses' axes first, or around `axis`."""
     if axis is not None and array.ndim == where.ndim + 1 and -array.ndim <= axis < array.ndim:
         position = axis % array.ndim
-        if array.shape[:position] + array.shape[position + 1 :] == where.shape:
+        if _without_axis(array.shape, position) == where.shape:
             return jnp.expand_dims(where, position)
     if array.shape[: where.ndim] != where.shape:
         raise ValueError(

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Integer, Real
 
 from jaxloss import _check
 from jaxloss._autodiff import custom_vjp
-from jaxloss.primitives import log_softmax, log_softmax_at, safe_product, xlog1py, xlogy
+from jaxloss.primitives import expected_log_softmax, log_softmax, log_softmax_at, safe_product
 
 
 @_check.known_keywords
@@ -117,20 +117,20 @@ def cross_entropy(
         # Widened here, so that the two gradients are added before they are rounded.
         logits = logits.astype(_check.wide(logits))
         smoothing = smoothing.astype(logits.dtype)
-        of_label = log_softmax_at(logits, labels, axis=axis)
-        of_average = jnp.mean(log_softmax(logits, axis=axis), axis)
-        return -(1 - smoothing) * of_label - smoothing * of_average
+        of_label = -log_softmax_at(logits, labels, axis=axis)
+        of_average = -jnp.mean(log_softmax(logits, axis=axis), axis)
+        return _mixed(smoothing, of_label, of_average)
     [targets] = _check.real_arrays("cross_entropy", targets=targets)
     if targets.shape != logits.shape:
         raise ValueError(
             "cross_entropy: floating targets are probabilities and must have the shape of logits "
             f"{logits.shape}, got {targets.shape}; for class indices pass integers."
         )
-    probabilities = targets.astype(_check.wide(logits, targets))
     if not _is_zero(label_smoothing):
-        smoothing = smoothing.astype(probabilities.dtype)
-        probabilities = (1 - smoothing) * probabilities + smoothing / logits.shape[axis]
-    return _against(logits, probabilities, axis)
+        targets = targets.astype(_check.wide(logits, targets))
+        smoothing = smoothing.astype(targets.dtype)
+        targets = (1 - smoothing) * targets + smoothing / logits.shape[axis]
+    return 0 - expected_log_softmax(logits, targets, axis=axis)
 
 
 def _is_zero(option: ArrayLike) -> bool:
@@ -138,9 +138,10 @@ def _is_zero(option: ArrayLike) -> bool:
     return isinstance(option, numbers.Real) and option == 0
 
 
-def _against(logits: Array, probabilities: Array, axis: int) -> Array:
-    log_probs = log_softmax(logits, axis=axis).astype(probabilities.dtype)
-    return jnp.sum(safe_product(probabilities, -log_probs), axis)
+def _mixed(smoothing: Array, of_label: Array, of_average: Array) -> Array:
+    """(1 - s) of one loss and s of another, either of which may be infinite if it has no share."""
+    share = jnp.broadcast_to(smoothing, of_label.shape)
+    return safe_product(1 - share, of_label) + safe_product(share, of_average)
 
 
 @_check.known_keywords
@@ -184,8 +185,43 @@ def binary_cross_entropy(
     _check.same_shape(function, predictions=predictions, targets=targets)
     dtype = _check.wide(predictions, targets)
     targets = _smoothed(function, targets.astype(dtype), label_smoothing)
-    predictions = predictions.astype(dtype)
-    return xlogy(-targets, predictions) + xlog1py(targets - 1, -predictions)
+    if _check.wide(predictions) != dtype:
+        predictions = predictions.astype(dtype)
+    return _bernoulli(predictions, targets)
+
+
+@custom_vjp
+def _bernoulli(predictions: Array, targets: Array) -> Array:
+    return _bernoulli_fwd(predictions, targets)[0]
+
+
+# d/dp = (1 - y) / (1 - p) - y / p, each quotient 0 along a numerator of 0, also where p is an end
+# of [0, 1]; d/dy = log(1 - p) - log p.
+
+
+def _bernoulli_fwd(predictions: Array, targets: Array) -> tuple[Array, tuple[Array, Array]]:
+    probabilities = predictions.astype(targets.dtype)
+    value = safe_product(targets, -jnp.log(probabilities)) + safe_product(
+        1 - targets, -jnp.log1p(-probabilities)
+    )
+    return value, (predictions, targets)
+
+
+def _bernoulli_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    predictions, targets = residuals
+    probabilities = predictions.astype(targets.dtype)
+    slope = _ratio(1 - targets, 1 - probabilities) - _ratio(targets, probabilities)
+    log_odds = jnp.log(probabilities) - jnp.log1p(-probabilities)
+    return (slope * cotangent).astype(predictions.dtype), -log_odds * cotangent
+
+
+_bernoulli.defvjp(_bernoulli_fwd, _bernoulli_bwd)
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    """Quotient with 0 / 0 = 0, and NaN for a negative denominator."""
+    whole = jnp.where((part == 0) & (whole == 0), 1, whole)
+    return part / jnp.where(whole < 0, jnp.nan, whole)
 
 
 @_check.known_keywords
@@ -216,8 +252,8 @@ def binary_cross_entropy_with_logits(
 
     Raises:
         TypeError: an input is not made of real numbers.
-        ValueError: the shapes differ, `pos_weight` does not fit, or `label_smoothing` is outside
-            [0, 1].
+        ValueError: the shapes differ, `pos_weight` does not fit or is negative, or
+            `label_smoothing` is outside [0, 1]. (A traced option out of range gives NaN.)
 
     Example:
         >>> import jax.numpy as jnp
@@ -229,9 +265,8 @@ def binary_cross_entropy_with_logits(
     Source: PyTorch `binary_cross_entropy_with_logits`.
     """
     function = "binary_cross_entropy_with_logits"
-    logits, targets, pos_weight = _check.real_arrays(
-        function, logits=logits, targets=targets, pos_weight=pos_weight
-    )
+    pos_weight = _check.bounded(function, "pos_weight", pos_weight, minimum=0.0)
+    logits, targets = _check.real_arrays(function, logits=logits, targets=targets)
     _check.same_shape(function, logits=logits, targets=targets)
     pos_weight = _check.broadcasts_to(function, logits.shape, pos_weight=pos_weight)
     dtype = _check.wide(logits, targets)
@@ -245,8 +280,9 @@ def _logistic(logits: Array, targets: Array, pos_weight: Array) -> Array:
 
 
 # With s(z) = log(1 + e^z) = max(z, 0) + log1p(e^-|z|) the loss is w y s(-z) + (1 - y) s(z), and
-# s' = sigma. Both sigmoids come from u = e^-|z|: the larger is 1 / (1 + u), the smaller u / (1 +
-# u), so neither is 1 minus the other.
+# s' = sigma. Both sigmoids come from u = e^-|z|: the larger is 1 / (1 + u), the smaller
+# u / (1 + u), so neither is 1 minus the other. |z| and max are both selected on z > 0, so that at 0
+# too they are one smooth branch to the derivatives of higher order.
 
 
 def _logistic_fwd(
@@ -260,7 +296,7 @@ def _logistic_fwd(
 def _logistic_bwd(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array, Array, Array]:
     logits, targets, pos_weight = residuals
     scores = logits.astype(targets.dtype)
-    tail = jnp.exp(-jnp.abs(scores))
+    tail = jnp.exp(-jnp.where(scores > 0, scores, -scores))
     larger, smaller = 1 / (1 + tail), tail / (1 + tail)
     sigmoid = jnp.where(scores > 0, larger, smaller)
     complement = jnp.where(scores > 0, smaller, larger)
@@ -279,8 +315,9 @@ _logistic.defvjp(_logistic_fwd, _logistic_bwd)
 
 def _softplus_of_both_signs(scores: Array) -> tuple[Array, Array]:
     """s(-z) and s(z)."""
-    tail = jnp.log1p(jnp.exp(-jnp.abs(scores)))
-    return jnp.maximum(-scores, 0) + tail, jnp.maximum(scores, 0) + tail
+    positive = scores > 0
+    tail = jnp.log1p(jnp.exp(-jnp.where(positive, scores, -scores)))
+    return jnp.where(positive, 0, -scores) + tail, jnp.where(positive, scores, 0) + tail
 
 
 def _smoothed(function: str, targets: Array, label_smoothing: ArrayLike) -> Array:

@@ -165,8 +165,7 @@ def huber(
     Raises:
         TypeError: an input is not made of real numbers.
         ValueError: the shapes differ, or `delta` is negative or not a scalar. (A traced `delta`
-        that
-            turns out negative gives NaN.)
+            that turns out negative gives NaN.)
 
     Example:
         >>> import jax.numpy as jnp
@@ -184,9 +183,8 @@ def huber(
 
 def _width(function: str, name: str, value: ArrayLike, dtype: jnp.dtype) -> Array:
     width = _check.number(function, name, value, minimum=0.0).astype(dtype)
-    # The smallest normal number stands for 0: the same losses to the last bit, and no 0 / 0.
-    smallest = float(jnp.finfo(dtype).tiny)
-    return jnp.where(width >= 0, jnp.maximum(width, smallest), jnp.nan)
+    # The smallest normal number stands for 0: the losses are its equals to rounding, and no 0 / 0.
+    return jnp.maximum(width, float(jnp.finfo(dtype).tiny))
 
 
 @custom_vjp
@@ -243,8 +241,7 @@ def log_cosh(
 
     Returns:
         One loss per element; float32, or float64 for float64 input. The loss has a scale of its
-        own,
-        1: divide by the targets' unit first.
+        own, 1: divide by the targets' unit first.
 
     Raises:
         TypeError: an input is not made of real numbers.
@@ -275,7 +272,7 @@ _COSH_TERMS = 9
 
 def _log_cosh_fwd(errors: Array) -> tuple[Array, Array]:
     sizes = jnp.abs(errors)
-    squares = jnp.square(jnp.minimum(sizes, 1))
+    squares = jnp.square(sizes)
     series = jnp.ones_like(squares)
     for n in range(_COSH_TERMS, 1, -1):
         series = 1 + squares * (series / (2 * n * (2 * n - 1)))

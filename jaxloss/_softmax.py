@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jaxtyping import Float, Integer, Real
 
 from jaxloss import _check
 from jaxloss._autodiff import custom_vjp
+from jaxloss._products import safe_product
 
 # The softmax family stands on two row statistics that never cancel. With m = max_j z_j,
 #
@@ -65,6 +67,7 @@ def _maximum_and_rest(logits: Array, axis: int) -> tuple[Array, Array, Array]:
     positions = _positions(scores, axis)
     below = jnp.sign(maximum - jax.lax.stop_gradient(scores)).astype(positions.dtype)
     first = jnp.min(positions + scores.shape[axis] * below, axis, keepdims=True)
+    first = jnp.where(jnp.isfinite(maximum), first, 0)
     # Here e_k = 1 enters no formula, so that m must carry the derivative of z_k.
     score = _picked(logits, first.astype(jnp.int32), axis)
     maximum = jnp.where(jnp.isfinite(maximum), score, maximum)
@@ -73,7 +76,7 @@ def _maximum_and_rest(logits: Array, axis: int) -> tuple[Array, Array, Array]:
 
 
 def _picked(logits: Array, index: Array, axis: int) -> Array:
-    # Picked, then widened: the other way round XLA would write all of the widened logits.
+    # Picked, then widened: a gather reads its operand from memory, as it came is half the size.
     return jnp.take_along_axis(logits, index, axis).astype(_check.wide(logits))
 
 
@@ -178,9 +181,12 @@ def _log_softmax(logits: Array, axis: int) -> Array:
 
 
 def _log_softmax_fwd(logits: Array, axis: int) -> tuple[Array, tuple[Array, ...]]:
-    maximum, first, rest = _maximum_and_rest(logits, axis)
-    value = (logits.astype(maximum.dtype) - maximum) - jnp.log1p(rest)
-    return value, (logits, maximum, first, rest)
+    residuals = (logits, *_maximum_and_rest(logits, axis))
+    return _log_probs(*residuals), residuals
+
+
+def _log_probs(logits: Array, maximum: Array, first: Array, rest: Array) -> Array:
+    return (logits.astype(maximum.dtype) - maximum) - jnp.log1p(rest)
 
 
 def _log_softmax_bwd(axis: int, residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array]:
@@ -195,6 +201,79 @@ def _log_softmax_bwd(axis: int, residuals: tuple[Array, ...], cotangent: Array) 
 
 
 _log_softmax.defvjp(_log_softmax_fwd, _log_softmax_bwd)
+
+
+def expected_log_softmax(
+    logits: Real[ArrayLike, "*shape"], probabilities: Real[ArrayLike, "*shape"], *, axis: int = -1
+) -> Float[Array, "..."]:
+    r"""Mean of the `log_softmax` of each row under given probabilities.
+
+    $$\sum_j q_j \log p_j$$
+
+    with $0 \log 0 = 0$. Gradient: $q - p \sum_j q_j$ with respect to the logits, with the care of
+    `log_softmax`, and $\log p$ with respect to the probabilities, 0 where $q_j \log p_j$ is
+    $0 \cdot (-\infty)$. No log-probability is stored. The probabilities need not sum to 1.
+
+    Args:
+        logits: real scores, at least one along `axis`.
+        probabilities: of the same shape.
+        axis: the axis of the classes.
+
+    Returns:
+        The shape of `logits` without `axis`; float32, or float64 for float64 input.
+
+    Raises:
+        TypeError: an input is not made of real numbers, or `axis` is not an integer.
+        ValueError: the shapes differ, there is no such axis, or it is empty.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> logits = jnp.array([20.0, 0.0, -jnp.inf])
+        >>> jaxloss.primitives.expected_log_softmax(logits, jnp.array([0.5, 0.5, 0.0]))
+        Array(-10.0, dtype=float32)
+
+    Source: Blanchard, Higham and Higham (2021), as for `logsumexp`.
+    """
+    function = "expected_log_softmax"
+    logits, probabilities = _check.real_arrays(function, logits=logits, probabilities=probabilities)
+    _check.same_shape(function, logits=logits, probabilities=probabilities)
+    axis = _check.class_axis(function, axis, logits=logits)
+    if _check.wide(probabilities) != _check.wide(logits):
+        logits = logits.astype(_check.wide(logits, probabilities))
+    return _expected_log_softmax(logits, probabilities, axis)
+
+
+@functools.partial(custom_vjp, static=1)
+def _expected_log_softmax(logits: Array, probabilities: Array, axis: int) -> Array:
+    return _expected_log_softmax_fwd(logits, probabilities, axis)[0]
+
+
+# The pullback of log_softmax applied to the cotangent q; its log-probabilities come again from the
+# row statistics.
+
+
+def _expected_log_softmax_fwd(
+    logits: Array, probabilities: Array, axis: int
+) -> tuple[Array, tuple[Any, ...]]:
+    log_probs, statistics = _log_softmax_fwd(logits, axis)
+    terms = safe_product(probabilities.astype(log_probs.dtype), log_probs)
+    return jnp.sum(terms, axis), (probabilities, statistics)
+
+
+def _expected_log_softmax_bwd(
+    axis: int, residuals: tuple[Any, ...], cotangent: Array
+) -> tuple[Array, Array]:
+    probabilities, statistics = residuals
+    cotangent = jnp.expand_dims(cotangent, axis)
+    factors = probabilities.astype(cotangent.dtype)
+    [to_logits] = _log_softmax_bwd(axis, statistics, factors * cotangent)
+    log_probs = _log_probs(*statistics)
+    kept = jnp.where((factors == 0) & jnp.isinf(log_probs), 0, log_probs)
+    return to_logits, (kept * cotangent).astype(probabilities.dtype)
+
+
+_expected_log_softmax.defvjp(_expected_log_softmax_fwd, _expected_log_softmax_bwd)
 
 
 def log_softmax_at(

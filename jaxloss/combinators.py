@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable, Sequence
+import operator
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -104,12 +105,17 @@ class _Combined:
                 f"{name}: takes a loss, a function of predictions and targets, got "
                 f"{_check.describe(loss)}; write {name}(loss)(predictions, targets, {keyword}=...)."
             )
+        if keyword in _keywords(loss):
+            raise TypeError(f"{name}: {_name(loss)} takes {keyword}= already.")
         self.__name__ = f"{name}({_name(loss)})"
         self.__doc__ = f"`{_name(loss)}` with the keyword `{keyword}`; gives a `Weighted`."
         self.loss, self.keyword, self.rewrite = loss, keyword, rewrite
 
     def __call__(self, *arrays: Any, **options: Any) -> Weighted:
         return _evaluate(self, arrays, options)
+
+    def __repr__(self) -> str:
+        return self.__name__
 
     def unwrap(self, call: _Call) -> tuple[Loss, _Call]:
         if self.keyword not in call.options:
@@ -127,16 +133,26 @@ def _name(loss: Any) -> str:
     return getattr(loss, "__name__", type(loss).__name__)
 
 
-def _reduced_axis(loss: Loss, options: dict[str, Any]) -> int | None:
-    """The loss's `axis`, from the call or from its signature, functools.partial's included."""
+def _keywords(loss: Loss) -> list[str]:
+    """What the combinators around a loss have added."""
+    return [loss.keyword, *_keywords(loss.loss)] if isinstance(loss, _Combined) else []
+
+
+def _parameters(loss: Loss) -> Mapping[str, inspect.Parameter]:
+    """The parameters of the loss inside its combinators, if it tells."""
     while isinstance(loss, _Combined):
         loss = loss.loss
     try:
-        default = inspect.signature(loss).parameters["axis"].default
-    except (KeyError, ValueError):  # It has no such parameter, or no signature.
-        default = None
-    axis = options.get("axis", default)
-    return axis if isinstance(axis, int) else None
+        return inspect.signature(loss).parameters
+    except ValueError:
+        return {}
+
+
+def _reduced_axis(loss: Loss, options: dict[str, Any]) -> int | None:
+    """The loss's `axis`, from the call or from its signature, functools.partial's included."""
+    parameter = _parameters(loss).get("axis")
+    axis: Any = options.get("axis", parameter.default if parameter else None)
+    return operator.index(axis) if hasattr(axis, "__index__") else None
 
 
 def _evaluate(loss: Loss, arrays: tuple[Any, ...], options: dict[str, Any]) -> Weighted:
@@ -188,7 +204,7 @@ def weighted(loss: Loss) -> Loss:
 
     def rewrite(function: str, call: _Call, weights: ArrayLike) -> _Call:
         [factors] = _check.real_arrays(function, weights=weights)
-        return call._replace(weights=factors if call.weights is None else call.weights * factors)
+        return call._replace(weights=factors)
 
     return _Combined("weighted", loss, "weights", rewrite)
 
@@ -202,8 +218,7 @@ def masked(loss: Loss) -> Loss:
 
     Args:
         loss: a loss, combined or not. Its positional arguments are arrays, or pytrees of arrays,
-        with
-            the axes of the losses first, or with one more where the loss's parameter `axis` says.
+            with the axes of the losses first, or with one more where the loss's parameter `axis` says.
 
     Returns:
         A loss that gives a `Weighted`; `where` is boolean, of the shape of the losses.
@@ -223,6 +238,12 @@ def masked(loss: Loss) -> Loss:
     def rewrite(function: str, call: _Call, where: ArrayLike) -> _Call:
         mask = _check.mask(function, where)
         axis = _reduced_axis(loss, call.options)
+        for name, parameter in _parameters(loss).items():
+            if name in call.options and parameter.default is parameter.empty:
+                raise TypeError(
+                    f"{function}: {name} must be passed by position, got it as a keyword, where a "
+                    f"mask would not reach it."
+                )
 
         def without_masked(array: ArrayLike) -> Array:
             # The selection cuts both ways: a masked input's cotangent, NaN perhaps, is dropped, and
@@ -233,7 +254,7 @@ def masked(loss: Loss) -> Loss:
             return jnp.where(aligned, array, jnp.zeros((), array.dtype))
 
         arrays = jax.tree.map(without_masked, call.arrays)
-        return call._replace(arrays=arrays, where=mask if call.where is None else call.where & mask)
+        return call._replace(arrays=arrays, where=mask)
 
     return _Combined("masked", loss, "where", rewrite)
 

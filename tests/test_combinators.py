@@ -194,6 +194,33 @@ def test_one_mean_exchanges_two_numbers(rng):
     assert sum(line.split(" all-reduce(")[0].count("f32[]") for line in exchanged) == 2
 
 
+@pytest.mark.parametrize("reduction", [jaxloss.sum, pooled], ids=lambda f: f.__name__)
+def test_sums_over_a_vmapped_axis(reduction):
+    reduced = reduction(jaxloss.squared_error, axis_name="shard")
+    values = jnp.arange(6.0).reshape(3, 2)
+    sums = jax.vmap(lambda p: reduced(p, jnp.zeros(2)), axis_name="shard")(values)
+    if isinstance(sums, Weighted):
+        np.testing.assert_array_equal(sums.weights, 3 * [6])
+        sums = sums.losses
+    np.testing.assert_array_equal(sums, 3 * [55])
+
+
+def test_sums_over_some_axes():
+    values = jnp.arange(6.0).reshape(3, 2)
+    pair = pooled(jaxloss.squared_error, axis=0)(values, jnp.zeros((3, 2)))
+    np.testing.assert_array_equal(pair.losses, [20, 35])
+    np.testing.assert_array_equal(pair.weights, [3, 3])
+
+
+def test_weights_of_zero_have_mean_and_gradient_zero():
+    zeros = jnp.zeros(2)
+    value, gradient = with_gradient(
+        mean(weighted(jaxloss.squared_error)), (jnp.ones(2), zeros), weights=zeros
+    )
+    assert value == 0
+    np.testing.assert_array_equal(gradient, zeros)
+
+
 def test_mean_over_a_vmapped_axis():
     reduced = mean(weighted(jaxloss.squared_error), axis_name="shard")
     values = jnp.arange(6.0).reshape(3, 2)

@@ -70,7 +70,7 @@ BAD_CALLS = [
     ),
     bad(
         TypeError,
-        "huber: unexpected keyword beta=1.0; huber takes delta.",
+        "huber: unexpected keyword beta, float 1.0; huber takes delta.",
         jaxloss.huber,
         VECTOR,
         VECTOR,
@@ -78,7 +78,7 @@ BAD_CALLS = [
     ),
     bad(
         TypeError,
-        "squared_error: unexpected keyword reduction='mean'; squared_error takes no options. "
+        "squared_error: unexpected keyword reduction, str 'mean'; squared_error takes no options. "
         "A loss never weighs or reduces the batch: see jaxloss.mean.",
         jaxloss.squared_error,
         VECTOR,
@@ -87,7 +87,8 @@ BAD_CALLS = [
     ),
     bad(
         TypeError,
-        "cross_entropy: unexpected keyword weight=2.0; cross_entropy takes axis, label_smoothing. "
+        "cross_entropy: unexpected keyword weight, float 2.0; cross_entropy takes axis, "
+        "label_smoothing. "
         "A loss never weighs or reduces the batch: see jaxloss.weighted.",
         jaxloss.cross_entropy,
         ROWS,
@@ -256,6 +257,59 @@ BAD_CALLS = [
     ),
     bad(
         ValueError,
+        "cross_entropy: labels must have the shape of logits (4, 3) without its class axis 1, "
+        "(4,), got (3,); pass axis=0.",
+        jaxloss.cross_entropy,
+        ROWS,
+        LABELS[:3],
+    ),
+    bad(
+        ValueError,
+        "cross_entropy: labels must have the shape of logits (4, 3) without its class axis 1, "
+        "(4,), got (4, 3); one-hot targets are probabilities and must be floating.",
+        jaxloss.cross_entropy,
+        ROWS,
+        ROWS.astype(jnp.int32),
+    ),
+    bad(
+        ValueError,
+        "binary_cross_entropy_with_logits: pos_weight must be finite and at least 0, got -1.0",
+        jaxloss.binary_cross_entropy_with_logits,
+        VECTOR,
+        VECTOR,
+        pos_weight=-1.0,
+    ),
+    bad(
+        TypeError,
+        "huber: unexpected keyword axis, int 0; huber takes delta. A loss never weighs or reduces "
+        "the batch: see jaxloss.mean.",
+        jaxloss.mean(jaxloss.huber),
+        VECTOR,
+        VECTOR,
+        axis=0,
+    ),
+    bad(
+        TypeError,
+        "weighted: masked(weighted(huber)) takes weights= already.",
+        lambda: jaxloss.weighted(jaxloss.masked(jaxloss.weighted(jaxloss.huber))),
+    ),
+    bad(
+        TypeError,
+        "masked(huber): targets must be passed by position, got it as a keyword",
+        jaxloss.mean(jaxloss.masked(jaxloss.huber)),
+        VECTOR,
+        targets=VECTOR,
+        where=VECTOR > 0,
+    ),
+    bad(
+        ValueError,
+        "safe_product: factor and term must have the same shape, got factor (4,) and term (4, 3)",
+        primitives.safe_product,
+        VECTOR,
+        ROWS,
+    ),
+    bad(
+        ValueError,
         "masked(nll): inputs must be integers of 32 bits, got int64 of shape (4,) with wider",
         jaxloss.mean(jaxloss.masked(jaxloss.nll)),
         ROWS,
@@ -307,7 +361,9 @@ def test_what_is_no_number_is_refused(name, value):
 @pytest.mark.parametrize("name", LOSSES)
 def test_an_unknown_keyword_lists_the_known_ones(name):
     loss = getattr(jaxloss, name)
-    with pytest.raises(TypeError, match=f"^{name}: unexpected keyword colour=3; {name} takes "):
+    with pytest.raises(
+        TypeError, match=f"^{name}: unexpected keyword colour, int 3; {name} takes "
+    ):
         loss(VECTOR, VECTOR, colour=3)
 
 
@@ -319,8 +375,11 @@ def test_options_are_keywords(name):
         getattr(jaxloss, name)(VECTOR, VECTOR, 1)
 
 
-def test_a_traced_option_is_taken_as_it_is():
+def test_a_traced_option_out_of_bounds_is_nan():
     traced = jax.jit(lambda beta: jaxloss.smooth_l1(0.5, 0.0, beta=beta))
     assert traced(1.0) == 0.125
     assert traced(0.0) == 0.5
     assert jnp.isnan(traced(-1.0))
+    smoothed = jax.jit(lambda s: jaxloss.cross_entropy(ROWS[0], 0, label_smoothing=s))
+    assert jnp.isfinite(smoothed(0.5))
+    assert jnp.isnan(smoothed(1.5))

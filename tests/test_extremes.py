@@ -100,6 +100,39 @@ def test_minus_infinity_masks_a_class_in_every_mode():
             np.testing.assert_array_equal(ours[..., 2], 0)
 
 
+@pytest.mark.parametrize("target", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("logit", [0.0, 1e-30, -1e-30])
+def test_the_sigmoid_is_smooth_at_zero(logit, target):
+    """Second derivatives there, with respect to the weight too."""
+
+    def loss(logit, weight):
+        return jaxloss.binary_cross_entropy_with_logits(logit, target, pos_weight=weight)
+
+    [[by_logit, mixed], [mixed_again, by_weight]] = jax.jit(jax.hessian(loss, (0, 1)))(logit, 1.0)
+    np.testing.assert_allclose(by_logit, 0.25, rtol=1e-6)
+    np.testing.assert_allclose([mixed, mixed_again], -0.5 * target, rtol=1e-6)
+    assert by_weight == 0
+
+
+def test_a_class_far_below_the_maximum_has_no_share():
+    logits = jnp.array([1e10, 0.0])
+    value, gradient = value_and_gradient(lambda z: jaxloss.cross_entropy(z, 1), logits)
+    assert value == np.float32(1e10)
+    np.testing.assert_array_equal(gradient, [1, -1])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.5, 1.0])
+def test_smoothing_with_a_masked_class_is_infinite_or_nothing(smoothing):
+    """Traced or not: no share of an infinite loss is 0, any share is infinite."""
+    logits = jnp.array([1.0, -jnp.inf])
+    for targets in (0, jnp.array([1.0, 0.0])):
+
+        def loss(smoothing, targets=targets):
+            return jaxloss.cross_entropy(logits, targets, label_smoothing=smoothing)
+
+        assert loss(smoothing) == jax.jit(loss)(smoothing) == (np.inf if smoothing else 0)
+
+
 BAD_LABELS = [
     np.int32(-1),
     np.int32(3),
@@ -227,6 +260,14 @@ def test_binary_cross_entropy_with_logits_to_the_last_places(spread, rng):
         slopes = [1 / (1 + mpmath.exp(-z)) for z in signed]
         slopes = [-s if y else s for s, y in zip(slopes, targets, strict=True)]
         assert ulps(gradient, slopes) <= 3
+
+
+def test_log_cosh_in_double_precision(x64):
+    errors = np.array([1e-9, 1e-3, 0.3, 0.7, 0.999, 1.0, 1.5, 30.0])
+    losses = np.asarray(jaxloss.log_cosh(errors, np.zeros(8)))
+    with mpmath.workdps(60):
+        truths = [float(mpmath.log(mpmath.cosh(mpmath.mpf(e)))) for e in errors.tolist()]
+    np.testing.assert_allclose(losses, truths, rtol=1e-15)
 
 
 def test_regression_to_the_last_places(rng):
