@@ -218,7 +218,8 @@ def masked(loss: Loss) -> Loss:
 
     Args:
         loss: a loss, combined or not. Its positional arguments are arrays, or pytrees of arrays,
-            with the axes of the losses first, or with one more where the loss's parameter `axis` says.
+            with the axes of the losses first, or with one more where the loss's parameter `axis`
+            says.
 
     Returns:
         A loss that gives a `Weighted`; `where` is boolean, of the shape of the losses.

@@ -159,7 +159,7 @@ def binary_cross_entropy_gradient(predictions, targets, label_smoothing=0.0):
 
 def logistic(logits, targets, pos_weight=1.0, label_smoothing=0.0):
     targets = (1 - label_smoothing) * targets + label_smoothing / 2
-    weight = jnp.broadcast_to(jnp.asarray(pos_weight), logits.shape)
+    weight = jnp.broadcast_to(jnp.asarray(pos_weight, logits.dtype), logits.shape)
     probabilities = 1 / (1 + jnp.exp(-logits))
     return -weight * targets * jnp.log(probabilities) - (1 - targets) * jnp.log(1 - probabilities)
 

@@ -92,8 +92,8 @@ MODES = (
     reverse_over_reverse,
     linearize,
     hvp,
-    third_order,
 )
+BASE = [case for case in CASES if case.id == case.name]
 
 
 def problem(case, copies=None):
@@ -122,10 +122,19 @@ def test_mode(case, mode, x64):
     run = functools.partial(mode, ours)
     expected = jax.jit(jax.vmap(functools.partial(mode, plain)))(xs, ts)
     chex.assert_trees_all_close(jax.jit(jax.vmap(run))(xs, ts), expected, **CLOSE)
-    if case in CASES and case.id == case.name:  # Options and parts are traced no differently.
+    if case in BASE:  # Options and parts are traced no differently.
         xs, ts, expected = jax.tree.map(lambda batch: batch[0], (xs, ts, expected))
         chex.assert_trees_all_close(jax.jit(run)(xs, ts), expected, **CLOSE)
         chex.assert_trees_all_close(run(xs, ts), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("case", BASE, ids=lambda case: case.id)
+def test_third_order(case, x64):
+    xs, ts, ours, plain = problem(case)
+    expected = jax.jit(functools.partial(third_order, plain))(xs, ts)
+    chex.assert_trees_all_close(
+        jax.jit(functools.partial(third_order, ours))(xs, ts), expected, **CLOSE
+    )
 
 
 NUMBERS = [
