@@ -53,8 +53,9 @@ class Weighted:
         Array(7.5, dtype=float32)
     """
 
-    losses: Float[Array, "*shape"]
-    weights: Float[Array, "*shape"]
+    # Arrays of one shape; but transformations also build pytrees of what is no array.
+    losses: Any
+    weights: Any
 
     def __add__(self, other: Weighted) -> Weighted:
         """Pool two batches, element by element where they are not summed yet."""
