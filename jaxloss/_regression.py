@@ -183,7 +183,8 @@ def huber(
 
 def _width(function: str, name: str, value: ArrayLike, dtype: jnp.dtype) -> Array:
     width = _check.number(function, name, value, minimum=0.0).astype(dtype)
-    # The smallest normal number stands for 0: the losses are its equals to rounding, and no 0 / 0.
+    # The smallest normal number stands for 0, which would give 0 / 0: the loss differs by less than
+    # that number, times the error in huber.
     return jnp.maximum(width, float(jnp.finfo(dtype).tiny))
 
 

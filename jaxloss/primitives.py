@@ -1,4 +1,4 @@
-"""The stable maths that losses share, public: each function with its own gradient rule."""
+"""The stable maths that losses share, made public."""
 
 from jaxloss._products import safe_product as safe_product
 from jaxloss._softmax import (
