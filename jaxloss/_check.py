@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -94,6 +94,14 @@ def real_arrays(function: str, **arguments: ArrayLike) -> tuple[Array, ...]:
     )
 
 
+def matched(function: str, **arguments: ArrayLike) -> tuple[Array, ...]:
+    """Real arrays of one shape, each in the dtype that all of them are computed in."""
+    arrays = real_arrays(function, **arguments)
+    same_shape(function, **dict(zip(arguments, arrays, strict=True)))
+    dtype = wide(*arrays)
+    return tuple(array.astype(dtype) for array in arrays)
+
+
 def same_shape(function: str, **arrays: Array) -> None:
     """Raise unless all shapes are equal."""
     if len({array.shape for array in arrays.values()}) > 1:
@@ -105,42 +113,57 @@ def same_shape(function: str, **arrays: Array) -> None:
         )
 
 
-def class_axis(function: str, axis: int, **scores: Array) -> int:
-    """The axis of the classes as a non-negative number; it must exist and hold a class."""
+def matrix(function: str, **inputs: Array) -> None:
+    """Raise unless an array is a batch of vectors."""
+    [(name, array)] = inputs.items()
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise ValueError(
+            f"{function}: {name} must have the shape (batch, features), one row for each example, "
+            f"got {array.shape}."
+        )
+
+
+def reduced_axis(function: str, axis: int, *, option: str = "axis", **scores: Array) -> int:
+    """The axis to reduce as a non-negative number; it must exist and not be empty."""
     [(name, array)] = scores.items()
     try:
         normalized = operator.index(axis)
     except TypeError:
-        raise TypeError(f"{function}: axis must be an integer, got {describe(axis)}.") from None
+        raise TypeError(f"{function}: {option} must be an integer, got {describe(axis)}.") from None
     if not -array.ndim <= normalized < array.ndim:
         raise ValueError(
-            f"{function}: axis must be one of the {array.ndim} axes of {name} {array.shape}, "
+            f"{function}: {option} must be one of the {array.ndim} axes of {name} {array.shape}, "
             f"from {-array.ndim} to {array.ndim - 1}, got {axis}."
             if array.ndim
-            else f"{function}: {name} must have an axis of classes, got a scalar."
+            else f"{function}: {name} must have an axis to reduce, got a scalar."
         )
     normalized %= array.ndim
     if array.shape[normalized] == 0:
         raise ValueError(
-            f"{function}: {name} must have at least one class along axis {axis}, "
+            f"{function}: {name} must have at least one entry along axis {axis}, "
             f"got shape {array.shape}."
         )
+    return normalized
+
+
+def reduced_axes(function: str, axes: Sequence[int], **inputs: Array) -> tuple[int, ...]:
+    """Distinct axes to reduce, as non-negative numbers."""
+    [name] = inputs
+    if not isinstance(axes, Sequence) or isinstance(axes, str) or not axes:
+        raise TypeError(
+            f"{function}: axes must be a tuple of the axes to sum over, such as (1, 2) for images "
+            f"(batch, height, width, classes), got {describe(axes)}."
+        )
+    normalized = tuple(reduced_axis(function, axis, option="axes", **inputs) for axis in axes)
+    if len(set(normalized)) < len(normalized):
+        raise ValueError(f"{function}: axes must be distinct axes of {name}, got {axes}.")
     return normalized
 
 
 def class_labels(function: str, labels: ArrayLike, axis: int, **scores: Array) -> Array:
     """Integer class indices, one for each row of the scores, as an array that does not wrap."""
     [(name, array)] = scores.items()
-    # Without x64 JAX would keep the low 32 bits of an integer; 2**32 + 1 must not become class 1.
-    bounds = np.iinfo(np.int32)
-    indices = _as_array(
-        np.clip(labels, bounds.min, bounds.max) if _host_integers(labels) else labels
-    )
-    if indices is None or not jnp.issubdtype(indices.dtype, jnp.integer):
-        raise TypeError(
-            f"{function}: labels must be integers (class indices), got {describe(labels)}; "
-            f"convert them with .astype(jnp.int32)."
-        )
+    indices = class_indices(function, labels)
     expected = _without_axis(array.shape, axis)
     if indices.shape != expected:
         fitting = [n for n in range(array.ndim) if _without_axis(array.shape, n) == indices.shape]
@@ -154,8 +177,62 @@ def class_labels(function: str, labels: ArrayLike, axis: int, **scores: Array) -
     return indices
 
 
+def label_lists(function: str, labels: ArrayLike, axis: int, **scores: Array) -> Array:
+    """Integer class indices, a list of any length along `axis` for each row of the scores."""
+    [(name, array)] = scores.items()
+    indices = class_indices(function, labels)
+    if indices.ndim != array.ndim or (
+        _without_axis(indices.shape, axis) != _without_axis(array.shape, axis)
+    ):
+        raise ValueError(
+            f"{function}: labels must have the shape of {name} {array.shape}, of any length along "
+            f"axis {axis}, got {indices.shape}; pad shorter lists with -1."
+        )
+    return indices
+
+
+def class_indices(function: str, labels: ArrayLike) -> Array:
+    """Integer class indices of any shape, as an array that does not wrap."""
+    # Without x64 JAX would keep the low 32 bits of an integer; 2**32 + 1 must not become class 1.
+    bounds = np.iinfo(np.int32)
+    indices = _as_array(
+        np.clip(labels, bounds.min, bounds.max) if _host_integers(labels) else labels
+    )
+    if indices is None or not jnp.issubdtype(indices.dtype, jnp.integer):
+        raise TypeError(
+            f"{function}: labels must be integers (class indices), got {describe(labels)}; "
+            f"convert them with .astype(jnp.int32)."
+        )
+    return indices
+
+
+def without_axis(
+    function: str, axis: int, argument: Array, *, of: str = "signs", **vectors: Array
+) -> None:
+    """Raise unless an argument has the shape of the vectors without the axis of their features."""
+    [(name, array)] = vectors.items()
+    expected = _without_axis(array.shape, axis)
+    if argument.shape != expected:
+        raise ValueError(
+            f"{function}: {of} must have the shape of {name} {array.shape} without axis {axis}, "
+            f"{expected}, got {argument.shape}; squeeze or reshape."
+        )
+
+
 def _without_axis(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
+
+
+def signs(function: str, signs: ArrayLike, dtype: DTypeLike) -> Array:
+    """Signs as numbers: 1, -1, and NaN for anything else. They are no variables to derivatives."""
+    array = _as_array(signs)
+    if array is None or not (_is_floating(array) or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise TypeError(
+            f"{function}: signs must be an array of 1 and -1, got {describe(signs)}; "
+            f"convert booleans with jnp.where(positive, 1, -1)."
+        )
+    numbers = jax.lax.stop_gradient(array.astype(dtype))
+    return jnp.where(jnp.abs(numbers) == 1, numbers, jnp.nan)
 
 
 def valid_index(labels: Array, size: int) -> tuple[Array, Array]:
@@ -166,49 +243,13 @@ def valid_index(labels: Array, size: int) -> tuple[Array, Array]:
     return jnp.where(valid, labels, 0).astype(jnp.int32), valid
 
 
-def bounded(
-    function: str, name: str, value: ArrayLike, *, minimum: float, maximum: float = np.inf
-) -> Array:
-    """Finite real numbers within bounds; a traced value out of bounds becomes NaN."""
-    [array] = real_arrays(function, **{name: value})
-    if isinstance(value, jax.core.Tracer):
-        return jnp.where((array >= minimum) & (array <= maximum), array, jnp.nan)
-    concrete = np.asarray(value, np.float64)
-    if not np.all((concrete >= minimum) & (concrete <= maximum) & np.isfinite(concrete)):
-        least = f"at least {minimum:g}"
-        bounds = least if maximum == np.inf else f"in [{minimum:g}, {maximum:g}]"
-        raise ValueError(f"{function}: {name} must be finite and {bounds}, got {value}.")
-    return array
-
-
-def number(function: str, name: str, value: ArrayLike, **bounds: float) -> Array:
-    """One real number, `bounded`."""
-    array = bounded(function, name, value, **bounds)
-    if array.ndim:
-        raise ValueError(f"{function}: {name} must be a scalar, got {describe(value)}.")
-    return array
-
-
-def broadcasts_to(function: str, shape: tuple[int, ...], **option: Array) -> Array:
-    """The option with as many axes as the shape, each of the shape's length or 1."""
-    [(name, array)] = option.items()
-    padded = (1,) * (len(shape) - array.ndim) + array.shape
-    if len(padded) != len(shape) or any(
-        n not in (1, m) for n, m in zip(padded, shape, strict=True)
-    ):
-        raise ValueError(
-            f"{function}: {name} must be a scalar or broadcast to the shape {shape}, "
-            f"got {array.shape}."
-        )
-    return array.reshape(padded)
-
-
-def mask(function: str, where: ArrayLike) -> Array:
+def mask(function: str, **arguments: ArrayLike) -> Array:
     """A boolean array."""
-    array = _as_array(where)
+    [(name, argument)] = arguments.items()
+    array = _as_array(argument)
     if array is None or array.dtype != jnp.bool_:
         raise TypeError(
-            f"{function}: where must be boolean, True for what counts, got {describe(where)}; "
+            f"{function}: {name} must be boolean, True for what counts, got {describe(argument)}; "
             f"numbers between are weights, see jaxloss.weighted."
         )
     return array
@@ -225,12 +266,14 @@ def exact_array(function: str, argument: ArrayLike) -> Array:
     return array
 
 
-def aligned(function: str, where: Array, array: Array, axis: int | None) -> Array:
-    """The mask, broadcastable to an input with the losses' axes first, or around `axis`."""
-    if axis is not None and array.ndim == where.ndim + 1 and -array.ndim <= axis < array.ndim:
-        position = axis % array.ndim
-        if _without_axis(array.shape, position) == where.shape:
-            return jnp.expand_dims(where, position)
+def aligned(function: str, where: Array, array: Array, axes: tuple[int, ...]) -> Array:
+    """The mask, broadcastable to an input with the losses' axes first, or around `axes`."""
+    if array.ndim == where.ndim + len(axes) and all(
+        -array.ndim <= axis < array.ndim for axis in axes
+    ):
+        reduced = {axis % array.ndim for axis in axes}
+        if where.shape == tuple(n for axis, n in enumerate(array.shape) if axis not in reduced):
+            return jnp.expand_dims(where, sorted(reduced))
     if array.shape[: where.ndim] != where.shape:
         raise ValueError(
             f"{function}: where must have the shape of the losses, which an input of shape "
@@ -245,7 +288,7 @@ def are_indices(function: str, targets: ArrayLike) -> bool:
     if _host_integers(targets):
         return True
     array = _as_array(targets)
-    if array is None or array.dtype == jnp.bool_:
+    if array is None or not (_is_floating(array) or jnp.issubdtype(array.dtype, jnp.integer)):
         raise TypeError(
             f"{function}: targets must be integers (class indices) or floats (probabilities), got "
             f"{describe(targets)}."

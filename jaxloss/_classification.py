@@ -1,17 +1,22 @@
-"""Losses of classes: softmax and sigmoid."""
+"""Losses of a softmax over classes, and of log-probabilities."""
 
 from __future__ import annotations
-
-import numbers
 
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Integer, Real
 
-from jaxloss import _check
+from jaxloss import _check, _options
 from jaxloss._autodiff import custom_vjp
-from jaxloss.primitives import expected_log_softmax, log_softmax, log_softmax_at, safe_product
+from jaxloss.primitives import (
+    expected_log_softmax,
+    log_softmax,
+    log_softmax_at,
+    logsumexp,
+    safe_power,
+    safe_product,
+)
 
 
 @_check.known_keywords
@@ -48,7 +53,7 @@ def nll(
     Source: PyTorch `nll_loss`.
     """
     [log_probs] = _check.real_arrays("nll", log_probs=log_probs)
-    axis = _check.class_axis("nll", axis, log_probs=log_probs)
+    axis = _check.reduced_axis("nll", axis, log_probs=log_probs)
     labels = _check.class_labels("nll", labels, axis, log_probs=log_probs)
     index, valid = _check.valid_index(jnp.expand_dims(labels, axis), log_probs.shape[axis])
     picked = jnp.take_along_axis(log_probs, index, axis).astype(_check.wide(log_probs))
@@ -63,19 +68,26 @@ def cross_entropy(
     *,
     axis: int = -1,
     label_smoothing: Real[ArrayLike, ""] = 0.0,
+    class_weights: Real[ArrayLike, " classes"] | None = None,
+    class_mask: Bool[ArrayLike, "..."] | None = None,
+    z_loss: Real[ArrayLike, ""] = 0.0,
 ) -> Float[Array, "..."]:
     r"""Softmax cross-entropy of scores against class indices or class probabilities.
 
-    $$\ell = -\log p_y \quad\text{or}\quad \ell = -\sum_j q_j \log p_j, \qquad
-      p_j = e^{z_j} \big/ \sum_i e^{z_i}$$
+    $$\ell = -\sum_j w_j q_j \log p_j, \qquad p_j = e^{z_j} \big/ \sum_i e^{z_i}$$
 
-    The targets' dtype decides: integers are class indices, floats are probabilities over `axis`.
-    Gradient: $p$ less the target's distribution (times $\sum_j q_j$), with relative accuracy kept
-    when the label is far ahead. `label_smoothing` mixes the target with the uniform distribution,
-    $(1-\epsilon) q + \epsilon / C$. A logit of -inf takes its class out of the softmax; its target
-    must be 0, and smoothing makes no target 0. Then $0 \cdot \log 0 = 0$; a positive target there
-    gives inf, all logits of -inf or any of +inf give NaN. A label out of range, negative ones
-    included, gives NaN in loss and gradient.
+    where $q$ is the target's distribution, 1 at the label for indices, and the class weights $w$
+    are 1 by default. The targets' dtype decides: integers are class indices, floats are
+    probabilities over `axis`. Gradient: $p \sum_j w_j q_j - w q$, with relative accuracy kept when
+    the label is far ahead.
+
+    `label_smoothing` mixes the target with the uniform distribution, $(1-\epsilon) q + \epsilon/C$.
+    A logit of -inf takes its class out of the softmax; its target must be 0, and smoothing makes no
+    target 0. Then $0 \cdot \log 0 = 0$; a positive target there gives inf, all logits of -inf or
+    any of +inf give NaN. `class_mask` takes classes out of softmax and smoothing both, whatever
+    their logits; a target that it leaves out gives NaN. `z_loss` adds the squared log-normaliser,
+    $\zeta (\log \sum_j e^{z_j})^2$. A label out of range, negative ones included, gives NaN in loss
+    and gradient.
 
     Args:
         logits: real scores, at least one class along `axis`.
@@ -83,15 +95,19 @@ def cross_entropy(
             `axis`; or probabilities, floating, shaped as `logits`.
         axis: the axis of the classes; PyTorch's images and sequences have 1.
         label_smoothing: the weight of the uniform distribution, from 0 to 1.
+        class_weights: a factor for each class's term, at least 0. The mean does not divide by them:
+            for the mean that does, without smoothing, see `weighted`.
+        class_mask: boolean, True for the classes that take part; broadcasts to `logits`.
+        z_loss: the factor $\zeta$ of the squared log-normaliser, at least 0; 1e-4 is usual.
 
     Returns:
         One loss per row, in nats; float32, or float64 for float64 input.
 
     Raises:
-        TypeError: `logits` are not real, `targets` neither integers nor floats, or `axis` is not an
-            integer.
-        ValueError: there is no such axis, it is empty, the shapes do not agree, or
-            `label_smoothing` is outside [0, 1].
+        TypeError: `logits` are not real, `targets` neither integers nor floats, `axis` is not an
+            integer, or `class_mask` is not boolean.
+        ValueError: there is no such axis, it is empty, the shapes do not agree, or an option is out
+            of bounds. (A traced option out of bounds gives NaN.)
 
     Example:
         >>> import jax.numpy as jnp
@@ -103,39 +119,89 @@ def cross_entropy(
         Array([ 1.2395, 10.  ], dtype=float32)
 
     Source: Szegedy et al., "Rethinking the Inception architecture" (2016), section 7, for the
-    smoothing; PyTorch `cross_entropy`.
+    smoothing; Chowdhery et al., "PaLM" (2022), section 5, for the z-loss; PyTorch `cross_entropy`.
     """
-    [logits] = _check.real_arrays("cross_entropy", logits=logits)
-    axis = _check.class_axis("cross_entropy", axis, logits=logits)
-    smoothing = _check.number(
-        "cross_entropy", "label_smoothing", label_smoothing, minimum=0.0, maximum=1.0
+    function = "cross_entropy"
+    [logits] = _check.real_arrays(function, logits=logits)
+    axis = _check.reduced_axis(function, axis, logits=logits)
+    smoothing = _options.number(
+        function, "label_smoothing", label_smoothing, minimum=0.0, maximum=1.0
     )
-    if _check.are_indices("cross_entropy", targets):
-        labels = _check.class_labels("cross_entropy", targets, axis, logits=logits)
-        if _is_zero(label_smoothing):
-            return -log_softmax_at(logits, labels, axis=axis)
-        # Widened here, so that the two gradients are added before they are rounded.
+    penalty = _options.number(function, "z_loss", z_loss, minimum=0.0)
+    smooth, penalised = not _options.is_zero(label_smoothing), not _options.is_zero(z_loss)
+    if smooth or penalised:
+        # Widened here, so that several gradients are added before they are rounded.
         logits = logits.astype(_check.wide(logits))
-        smoothing = smoothing.astype(logits.dtype)
-        of_label = -log_softmax_at(logits, labels, axis=axis)
-        of_average = -jnp.mean(log_softmax(logits, axis=axis), axis)
-        return _mixed(smoothing, of_label, of_average)
-    [targets] = _check.real_arrays("cross_entropy", targets=targets)
-    if targets.shape != logits.shape:
-        raise ValueError(
-            "cross_entropy: floating targets are probabilities and must have the shape of logits "
-            f"{logits.shape}, got {targets.shape}; for class indices pass integers."
-        )
-    if not _is_zero(label_smoothing):
-        targets = targets.astype(_check.wide(logits, targets))
-        smoothing = smoothing.astype(targets.dtype)
-        targets = (1 - smoothing) * targets + smoothing / logits.shape[axis]
-    return 0 - expected_log_softmax(logits, targets, axis=axis)
+    weights = allowed = None
+    if class_weights is not None:
+        weights = _options.class_weights(function, class_weights, axis, logits=logits)
+    if class_mask is not None:
+        allowed = _options.class_mask(function, class_mask, logits=logits)
+        logits = jnp.where(allowed, logits, -jnp.inf)
+
+    if _check.are_indices(function, targets):
+        labels = _check.class_labels(function, targets, axis, logits=logits)
+        losses = -log_softmax_at(logits, labels, axis=axis)
+        losses = losses * _factor_of_label(labels, weights, allowed, axis, losses)
+        if smooth:
+            of_average = _of_uniform(logits, weights, allowed, axis)
+            losses = _mixed(smoothing.astype(losses.dtype), losses, of_average)
+    else:
+        [targets] = _check.real_arrays(function, targets=targets)
+        if targets.shape != logits.shape:
+            raise ValueError(
+                f"{function}: floating targets are probabilities and must have the shape of logits "
+                f"{logits.shape}, got {targets.shape}; for class indices pass integers."
+            )
+        if allowed is not None:
+            targets = jnp.where(allowed | (targets == 0), targets, jnp.nan)
+        if smooth:
+            targets = targets.astype(_check.wide(logits, targets))
+            smoothing = smoothing.astype(targets.dtype)
+            targets = (1 - smoothing) * targets + smoothing * _uniform(targets, allowed, axis)
+        losses = 0 - expected_log_softmax(logits, _weighted(targets, weights), axis=axis)
+    if penalised:
+        losses = losses + penalty.astype(losses.dtype) * jnp.square(logsumexp(logits, axis=axis))
+    return losses
 
 
-def _is_zero(option: ArrayLike) -> bool:
-    """Whether an option is a plain 0, known while tracing."""
-    return isinstance(option, numbers.Real) and option == 0
+def _of_uniform(logits: Array, weights: Array | None, allowed: Array | None, axis: int) -> Array:
+    """The cross-entropy against the uniform distribution over the classes that take part."""
+    if weights is None and allowed is None:
+        return -jnp.mean(log_softmax(logits, axis=axis), axis)
+    return -expected_log_softmax(
+        logits, _weighted(_uniform(logits, allowed, axis), weights), axis=axis
+    )
+
+
+def _uniform(scores: Array, allowed: Array | None, axis: int) -> Array:
+    if allowed is None:
+        return jnp.full_like(scores, 1 / scores.shape[axis])
+    taking_part = allowed.astype(scores.dtype)
+    return taking_part / jnp.sum(taking_part, axis, keepdims=True)
+
+
+def _weighted(targets: Array, weights: Array | None) -> Array:
+    if weights is None:
+        return targets
+    dtype = _check.wide(targets, weights)
+    return targets.astype(dtype) * jnp.broadcast_to(weights, targets.shape).astype(dtype)
+
+
+def _factor_of_label(
+    labels: Array, weights: Array | None, allowed: Array | None, axis: int, losses: Array
+) -> Array:
+    """The weight of each label's class, NaN where it takes no part."""
+    factor = jnp.ones_like(losses)
+    index = jnp.expand_dims(labels, axis)
+    if weights is not None:
+        index, _ = _check.valid_index(index, weights.shape[axis])
+        factor = jnp.take(weights.reshape(-1), jnp.squeeze(index, axis)).astype(losses.dtype)
+    if allowed is not None:
+        index, _ = _check.valid_index(index, allowed.shape[axis])
+        taking_part = jnp.squeeze(jnp.take_along_axis(allowed, index, axis), axis)
+        factor = jnp.where(taking_part, factor, jnp.nan)
+    return factor
 
 
 def _mixed(smoothing: Array, of_label: Array, of_average: Array) -> Array:
@@ -145,186 +211,137 @@ def _mixed(smoothing: Array, of_label: Array, of_average: Array) -> Array:
 
 
 @_check.known_keywords
-def binary_cross_entropy(
-    predictions: Real[ArrayLike, "*shape"],
-    targets: Real[ArrayLike, "*shape"] | Bool[ArrayLike, "*shape"],
+def softmax_focal(
+    logits: Real[ArrayLike, "..."],
+    labels: Integer[ArrayLike, "*rows"],
     *,
-    label_smoothing: Real[ArrayLike, ""] = 0.0,
-) -> Float[Array, "*shape"]:
-    r"""Cross-entropy of a predicted probability against a binary target.
+    gamma: Real[ArrayLike, ""] = 2.0,
+    axis: int = -1,
+) -> Float[Array, "*rows"]:
+    r"""Focal loss: softmax cross-entropy that fades for examples that are right already.
 
-    $$\ell = -y \log p - (1 - y) \log(1 - p)$$
+    $$\ell = -(1 - p_y)^\gamma \log p_y$$
 
-    Gradient: $(1 - y)/(1 - p) - y/p$, a term being 0 where its numerator is. Logarithms are not
-    clamped: $p = 0$ against $y = 1$ gives inf, and a prediction outside [0, 1] gives NaN in loss
-    and gradient. When the probability comes from a sigmoid, `binary_cross_entropy_with_logits` is
-    accurate where $p$ has rounded to 1.
+    Gradient with respect to $\log p_y$: $-(1 - p_y)^\gamma + \gamma\, p_y (1 - p_y)^{\gamma - 1}
+    \log p_y$, both terms of one sign, for any $\gamma$; 0 in the limit $p_y = 1$. A label out of
+    range, negative ones included, gives NaN in loss and gradient.
 
     Args:
-        predictions: probabilities of the positive class, in [0, 1].
-        targets: of the same shape, in [0, 1]; integers and booleans too.
-        label_smoothing: mixes the target with one half, $(1-\epsilon) y + \epsilon/2$; from 0 to 1.
+        logits: real scores, at least one class along `axis`.
+        labels: class indices from 0 to C - 1, shaped as `logits` without `axis`; any integer dtype.
+        gamma: the focusing exponent, at least 0; 0 is `cross_entropy`.
+        axis: the axis of the classes.
 
     Returns:
-        One loss per element, in nats; float32, or float64 for float64 input.
+        One loss per row, in nats; float32, or float64 for float64 logits.
 
     Raises:
-        TypeError: an input is not made of real numbers.
-        ValueError: the shapes differ, or `label_smoothing` is outside [0, 1].
+        TypeError: `logits` are not real, `labels` not integers, or `axis` is not an integer.
+        ValueError: there is no such axis, it is empty, the shapes do not agree, or `gamma` is
+            negative or not a scalar. (A traced `gamma` that turns out negative gives NaN.)
 
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxloss
-        >>> jaxloss.binary_cross_entropy(jnp.array([1.0, 0.5]), jnp.array([1, 0]))
-        Array([0. , 0.6931], dtype=float32)
+        >>> jaxloss.softmax_focal(jnp.array([[0.0, 0.0], [20.0, 0.0]]), jnp.array([0, 0]))
+        Array([1.733e-01, 8.757e-27], dtype=float32)
 
-    Source: PyTorch `binary_cross_entropy`, which clamps the logarithms at -100.
+    Source: Lin et al., "Focal loss for dense object detection" (2017), equation 4, with a softmax.
     """
-    function = "binary_cross_entropy"
-    predictions, targets = _check.real_arrays(function, predictions=predictions, targets=targets)
-    _check.same_shape(function, predictions=predictions, targets=targets)
-    dtype = _check.wide(predictions, targets)
-    targets = _smoothed(function, targets.astype(dtype), label_smoothing)
-    if _check.wide(predictions) != dtype:
-        predictions = predictions.astype(dtype)
-    return _bernoulli(predictions, targets)
+    function = "softmax_focal"
+    [logits] = _check.real_arrays(function, logits=logits)
+    axis = _check.reduced_axis(function, axis, logits=logits)
+    labels = _check.class_labels(function, labels, axis, logits=logits)
+    gamma = _options.number(function, "gamma", gamma, minimum=0.0)
+    log_prob = log_softmax_at(logits, labels, axis=axis)
+    return _focal(log_prob, jnp.broadcast_to(gamma.astype(log_prob.dtype), log_prob.shape))
 
 
 @custom_vjp
-def _bernoulli(predictions: Array, targets: Array) -> Array:
-    return _bernoulli_fwd(predictions, targets)[0]
+def _focal(log_prob: Array, gamma: Array) -> Array:
+    return _focal_fwd(log_prob, gamma)[0]
 
 
-# d/dp = (1 - y) / (1 - p) - y / p, each quotient 0 along a numerator of 0, also where p is an end
-# of [0, 1]; d/dy = log(1 - p) - log p.
+# With l = log p and q = 1 - p = -expm1(l) the loss is -q^gamma l, and
+#
+#     d/dl = q^gamma (gamma p l / q - 1)        d/dgamma = -q^gamma l log q
+#
+# where l / q is -1 in the limit of p = 1 and p l is 0 in that of p = 0. Nothing here is a
+# difference of nearly equal numbers: both terms of d/dl are negative.
 
 
-def _bernoulli_fwd(predictions: Array, targets: Array) -> tuple[Array, tuple[Array, Array]]:
-    probabilities = predictions.astype(targets.dtype)
-    value = safe_product(targets, -jnp.log(probabilities)) + safe_product(
-        1 - targets, -jnp.log1p(-probabilities)
-    )
-    return value, (predictions, targets)
+def _focal_fwd(log_prob: Array, gamma: Array) -> tuple[Array, tuple[Array, Array]]:
+    return safe_product(safe_power(-jnp.expm1(log_prob), gamma), -log_prob), (log_prob, gamma)
 
 
-def _bernoulli_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    predictions, targets = residuals
-    probabilities = predictions.astype(targets.dtype)
-    slope = _ratio(1 - targets, 1 - probabilities) - _ratio(targets, probabilities)
-    log_odds = jnp.log(probabilities) - jnp.log1p(-probabilities)
-    return (slope * cotangent).astype(predictions.dtype), -log_odds * cotangent
+def _focal_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    log_prob, gamma = residuals
+    complement = -jnp.expm1(log_prob)
+    certain = complement == 0
+    ratio = jnp.where(certain, -1, log_prob / jnp.where(certain, 1, complement))
+    power = safe_power(complement, gamma)
+    slope = power * (gamma * safe_product(jnp.exp(log_prob), ratio) - 1)
+    to_gamma = -safe_product(power, log_prob) * jnp.log(jnp.where(certain, 1, complement))
+    return slope * cotangent, to_gamma * cotangent
 
 
-_bernoulli.defvjp(_bernoulli_fwd, _bernoulli_bwd)
-
-
-def _ratio(part: Array, whole: Array) -> Array:
-    """Quotient with 0 / 0 = 0, and NaN for a negative denominator."""
-    whole = jnp.where((part == 0) & (whole == 0), 1, whole)
-    return part / jnp.where(whole < 0, jnp.nan, whole)
+_focal.defvjp(_focal_fwd, _focal_bwd)
 
 
 @_check.known_keywords
-def binary_cross_entropy_with_logits(
-    logits: Real[ArrayLike, "*shape"],
-    targets: Real[ArrayLike, "*shape"] | Bool[ArrayLike, "*shape"],
+def poly_cross_entropy(
+    logits: Real[ArrayLike, "..."],
+    targets: Real[ArrayLike, "..."],
     *,
-    pos_weight: Real[ArrayLike, "..."] = 1.0,
-    label_smoothing: Real[ArrayLike, ""] = 0.0,
-) -> Float[Array, "*shape"]:
-    r"""Cross-entropy of the sigmoid of a score against a binary target.
+    epsilon: Real[ArrayLike, ""] = 2.0,
+    axis: int = -1,
+) -> Float[Array, "..."]:
+    r"""Poly-1: cross-entropy with another coefficient of the first power of 1 - p.
 
-    $$\ell = w\, y \log(1 + e^{-z}) + (1 - y) \log(1 + e^z)$$
+    $$\ell = -\log p_y + \epsilon (1 - p_y) \quad\text{or}\quad
+      \ell = \sum_j q_j \big(-\log p_j + \epsilon (1 - p_j)\big)$$
 
-    with $w$ the `pos_weight`. Gradient: $(1 - y)\,\sigma(z) - w\,y\,\sigma(-z)$, both from one
-    exponential, so that confident predictions keep their tail. Infinite logits give the limit: 0
-    against their own target, inf against the other.
+    against class indices or probabilities, as in `cross_entropy`. Gradient with respect to
+    $\log p_j$: $-q_j (1 + \epsilon p_j)$. A label out of range, negative ones included, gives NaN
+    in loss and gradient.
 
     Args:
-        logits: real scores of the positive class.
-        targets: of the same shape, in [0, 1]; integers and booleans too.
-        pos_weight: weight of the positive term, a scalar or any shape that broadcasts to that of
-            `logits`, such as one weight per class along the last axis.
-        label_smoothing: mixes the target with one half, $(1-\epsilon) y + \epsilon/2$; from 0 to 1.
+        logits: real scores, at least one class along `axis`.
+        targets: class indices from 0 to C - 1, any integer dtype, shaped as `logits` without
+            `axis`; or probabilities, floating, shaped as `logits`.
+        epsilon: what is added to the coefficient; -1 takes the first power out.
+        axis: the axis of the classes.
 
     Returns:
-        One loss per element, in nats; float32, or float64 for float64 input.
+        One loss per row; float32, or float64 for float64 input.
 
     Raises:
-        TypeError: an input is not made of real numbers.
-        ValueError: the shapes differ, `pos_weight` does not fit or is negative, or
-            `label_smoothing` is outside [0, 1]. (A traced option out of range gives NaN.)
+        TypeError: `logits` are not real, `targets` neither integers nor floats, or `axis` is not an
+            integer.
+        ValueError: there is no such axis, it is empty, the shapes do not agree, or `epsilon` is not
+            a finite scalar.
 
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxloss
-        >>> logits = jnp.array([-20.0, 0.0])
-        >>> jaxloss.binary_cross_entropy_with_logits(logits, jnp.array([0, 1]))
-        Array([2.061e-09, 6.931e-01], dtype=float32)
+        >>> jaxloss.poly_cross_entropy(jnp.array([[0.0, 0.0]]), jnp.array([0]))
+        Array([1.693], dtype=float32)
 
-    Source: PyTorch `binary_cross_entropy_with_logits`.
+    Source: Leng et al., "PolyLoss" (2022), equation 6; Optax `poly_loss_cross_entropy`.
     """
-    function = "binary_cross_entropy_with_logits"
-    pos_weight = _check.bounded(function, "pos_weight", pos_weight, minimum=0.0)
-    logits, targets = _check.real_arrays(function, logits=logits, targets=targets)
+    function = "poly_cross_entropy"
+    [logits] = _check.real_arrays(function, logits=logits)
+    axis = _check.reduced_axis(function, axis, logits=logits)
+    epsilon = _options.number(function, "epsilon", epsilon)
+    if _check.are_indices(function, targets):
+        labels = _check.class_labels(function, targets, axis, logits=logits)
+        log_prob = log_softmax_at(logits, labels, axis=axis)
+        return epsilon.astype(log_prob.dtype) * -jnp.expm1(log_prob) - log_prob
+    [targets] = _check.real_arrays(function, targets=targets)
     _check.same_shape(function, logits=logits, targets=targets)
-    pos_weight = _check.broadcasts_to(function, logits.shape, pos_weight=pos_weight)
-    dtype = _check.wide(logits, targets)
-    targets = _smoothed(function, targets.astype(dtype), label_smoothing)
-    return _logistic(logits, targets, pos_weight.astype(dtype))
-
-
-@custom_vjp
-def _logistic(logits: Array, targets: Array, pos_weight: Array) -> Array:
-    return _logistic_fwd(logits, targets, pos_weight)[0]
-
-
-# With s(z) = log(1 + e^z) = max(z, 0) + log1p(e^-|z|) the loss is w y s(-z) + (1 - y) s(z), and
-# s' = sigma. Both sigmoids come from u = e^-|z|: the larger is 1 / (1 + u), the smaller
-# u / (1 + u), so neither is 1 minus the other. |z| and max are both selected on z > 0, so that at 0
-# too they are one smooth branch to the derivatives of higher order.
-
-
-def _logistic_fwd(
-    logits: Array, targets: Array, pos_weight: Array
-) -> tuple[Array, tuple[Array, ...]]:
-    negative, positive = _softplus_of_both_signs(logits.astype(targets.dtype))
-    value = safe_product(pos_weight * targets, negative) + safe_product(1 - targets, positive)
-    return value, (logits, targets, pos_weight)
-
-
-def _logistic_bwd(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array, Array, Array]:
-    logits, targets, pos_weight = residuals
-    scores = logits.astype(targets.dtype)
-    tail = jnp.exp(-jnp.where(scores > 0, scores, -scores))
-    larger, smaller = 1 / (1 + tail), tail / (1 + tail)
-    sigmoid = jnp.where(scores > 0, larger, smaller)
-    complement = jnp.where(scores > 0, smaller, larger)
-    slope = (1 - targets) * sigmoid - pos_weight * targets * complement
-    negative, positive = _softplus_of_both_signs(scores)
-    single = [axis for axis, length in enumerate(pos_weight.shape) if length == 1]
-    return (
-        (slope * cotangent).astype(logits.dtype),
-        (pos_weight * negative - positive) * cotangent,
-        jnp.sum(safe_product(targets, negative) * cotangent, single, keepdims=True),
-    )
-
-
-_logistic.defvjp(_logistic_fwd, _logistic_bwd)
-
-
-def _softplus_of_both_signs(scores: Array) -> tuple[Array, Array]:
-    """s(-z) and s(z)."""
-    positive = scores > 0
-    tail = jnp.log1p(jnp.exp(-jnp.where(positive, scores, -scores)))
-    return jnp.where(positive, 0, -scores) + tail, jnp.where(positive, scores, 0) + tail
-
-
-def _smoothed(function: str, targets: Array, label_smoothing: ArrayLike) -> Array:
-    smoothing = _check.number(
-        function, "label_smoothing", label_smoothing, minimum=0.0, maximum=1.0
-    )
-    if _is_zero(label_smoothing):
-        return targets
-    smoothing = smoothing.astype(targets.dtype)
-    return (1 - smoothing) * targets + smoothing / 2
+    # Widened here, so that the two gradients are added before they are rounded.
+    logits = logits.astype(_check.wide(logits, targets))
+    complements = -jnp.expm1(log_softmax(logits, axis=axis))
+    missed = jnp.sum(targets.astype(logits.dtype) * complements, axis)
+    losses = -expected_log_softmax(logits, targets, axis=axis)
+    return losses + epsilon.astype(losses.dtype) * missed

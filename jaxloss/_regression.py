@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Real
 
-from jaxloss import _check
+from jaxloss import _check, _options
 from jaxloss._autodiff import custom_vjp
-
-
-def _errors(function: str, predictions: ArrayLike, targets: ArrayLike) -> Array:
-    predictions, targets = _check.real_arrays(function, predictions=predictions, targets=targets)
-    _check.same_shape(function, predictions=predictions, targets=targets)
-    dtype = _check.wide(predictions, targets)
-    return predictions.astype(dtype) - targets.astype(dtype)
+from jaxloss.primitives import absolute, positive_part
 
 
 @_check.known_keywords
@@ -50,7 +42,8 @@ def squared_error(
 
     Source: Gauss, "Theoria combinationis observationum" (1823); PyTorch `mse_loss`.
     """
-    return jnp.square(_errors("squared_error", predictions, targets))
+    predictions, targets = _check.matched("squared_error", predictions=predictions, targets=targets)
+    return jnp.square(predictions - targets)
 
 
 @_check.known_keywords
@@ -82,167 +75,112 @@ def absolute_error(
 
     Source: Laplace, "Théorie analytique des probabilités" (1812); PyTorch `l1_loss`.
     """
-    return _absolute(_errors("absolute_error", predictions, targets))
-
-
-@custom_vjp
-def _absolute(errors: Array) -> Array:
-    return jnp.abs(errors)
-
-
-# The subgradient of least norm; the derivative of jnp.abs at 0 is 1.
-_absolute.defvjp(
-    lambda errors: (jnp.abs(errors), errors),
-    lambda errors, cotangent: (jnp.sign(errors) * cotangent,),
-)
+    predictions, targets = _check.matched(
+        "absolute_error", predictions=predictions, targets=targets
+    )
+    return absolute(predictions - targets)
 
 
 @_check.known_keywords
-def smooth_l1(
+def quantile(
     predictions: Real[ArrayLike, "*shape"],
     targets: Real[ArrayLike, "*shape"],
     *,
-    beta: Real[ArrayLike, ""] = 1.0,
+    q: Real[ArrayLike, "..."] = 0.5,
 ) -> Float[Array, "*shape"]:
-    r"""Smooth L1 loss: the absolute error with its kink rounded off within `beta`.
+    r"""Quantile loss (pinball loss), whose minimiser is the conditional q-quantile.
 
-    $$\ell = \begin{cases} e^2 / (2\beta) & |e| < \beta \\ |e| - \beta/2 & \text{otherwise}
-      \end{cases} \qquad e = \text{prediction} - \text{target}$$
+    $$\ell = q\,[t - p]_+ + (1 - q)\,[p - t]_+$$
 
-    Gradient: $e / \beta$ clipped to [-1, 1]. With `beta=0` this is `absolute_error`, gradient 0 at
-    0. It is not `huber`, which is $\delta$ times as large.
+    for prediction $p$ and target $t$. Gradient: $-q$ below the target, $1 - q$ above it, and 0 on
+    it. At $q = 1/2$ it is half the absolute error.
 
     Args:
         predictions: real numbers.
         targets: real numbers of the same shape.
-        beta: where the parabola meets the lines, at least 0, in the targets' unit.
+        q: the quantile, in [0, 1]: a scalar, or any shape that broadcasts to that of the
+            predictions, such as one for each of several outputs along the last axis.
 
     Returns:
         One loss per element, in the targets' unit; float32, or float64 for float64 input.
 
     Raises:
         TypeError: an input is not made of real numbers.
-        ValueError: the shapes differ, or `beta` is negative or not a scalar. (A traced `beta` that
-            turns out negative gives NaN.)
+        ValueError: the shapes differ, or `q` does not fit or is outside [0, 1]. (A traced `q` that
+            turns out so gives NaN.)
 
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxloss
-        >>> jaxloss.smooth_l1(jnp.array([0.5, 3.0]), jnp.array([0.0, 0.0]))
-        Array([0.125, 2.5  ], dtype=float32)
+        >>> jaxloss.quantile(jnp.array([0.0, 2.0]), jnp.array([1.0, 1.0]), q=0.75)
+        Array([0.75, 0.25], dtype=float32)
 
-    Source: Girshick, "Fast R-CNN" (2015), equation 3; PyTorch `smooth_l1_loss`.
+    Source: Koenker and Bassett, "Regression quantiles" (1978), equation 3.1.
     """
-    errors = _errors("smooth_l1", predictions, targets)
-    width = _width("smooth_l1", "beta", beta, errors.dtype)
-    return _smooth_l1(errors, width, jnp.ones_like(width))
+    predictions, targets = _check.matched("quantile", predictions=predictions, targets=targets)
+    q = _options.bounded("quantile", "q", q, minimum=0.0, maximum=1.0).astype(predictions.dtype)
+    q = jnp.broadcast_to(_options.broadcasts_to("quantile", predictions.shape, q=q), targets.shape)
+    errors = predictions - targets
+    return q * positive_part(-errors) + (1 - q) * positive_part(errors)
 
 
 @_check.known_keywords
-def huber(
+def epsilon_insensitive(
     predictions: Real[ArrayLike, "*shape"],
     targets: Real[ArrayLike, "*shape"],
     *,
-    delta: Real[ArrayLike, ""] = 1.0,
+    epsilon: Real[ArrayLike, ""] = 0.1,
 ) -> Float[Array, "*shape"]:
-    r"""Huber's loss: quadratic within `delta` of the target, linear beyond.
+    r"""Absolute error beyond a tube of half-width `epsilon` in which errors are free.
 
-    $$\ell = \begin{cases} e^2 / 2 & |e| < \delta \\ \delta (|e| - \delta/2) & \text{otherwise}
-      \end{cases} \qquad e = \text{prediction} - \text{target}$$
+    $$\ell = \big[|e| - \epsilon\big]_+, \qquad e = \text{prediction} - \text{target}$$
 
-    Gradient: $e$ clipped to $[-\delta, \delta]$. It is $\delta$ times `smooth_l1` with
-    $\beta = \delta$; the two agree at $\delta = 1$ only.
+    Gradient: sign(e) outside the tube, 0 inside it and on its edge.
 
     Args:
         predictions: real numbers.
         targets: real numbers of the same shape.
-        delta: where the parabola meets the lines, at least 0, in the targets' unit.
+        epsilon: half the width of the tube, at least 0, in the targets' unit.
 
     Returns:
-        One loss per element, in the square of the targets' unit; float32, or float64 for float64
-        input.
+        One loss per element, in the targets' unit; float32, or float64 for float64 input.
 
     Raises:
         TypeError: an input is not made of real numbers.
-        ValueError: the shapes differ, or `delta` is negative or not a scalar. (A traced `delta`
+        ValueError: the shapes differ, or `epsilon` is negative or not a scalar. (A traced `epsilon`
             that turns out negative gives NaN.)
 
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxloss
-        >>> jaxloss.huber(jnp.array([0.5, 3.0]), jnp.array([0.0, 0.0]), delta=2.0)
-        Array([0.125, 4.   ], dtype=float32)
+        >>> jaxloss.epsilon_insensitive(jnp.array([0.05, 1.0]), jnp.array([0.0, 0.0]))
+        Array([0. , 0.9], dtype=float32)
 
-    Source: Huber, "Robust estimation of a location parameter" (1964), section 4; PyTorch
-    `huber_loss`.
+    Source: Vapnik, "The nature of statistical learning theory" (1995), section 6.1.
     """
-    errors = _errors("huber", predictions, targets)
-    width = _width("huber", "delta", delta, errors.dtype)
-    return _smooth_l1(errors, width, width)
-
-
-def _width(function: str, name: str, value: ArrayLike, dtype: jnp.dtype) -> Array:
-    width = _check.number(function, name, value, minimum=0.0).astype(dtype)
-    # The smallest normal number stands for 0, which would give 0 / 0: the loss differs by less than
-    # that number, times the error in huber.
-    return jnp.maximum(width, float(jnp.finfo(dtype).tiny))
-
-
-@custom_vjp
-def _smooth_l1(errors: Array, width: Array, steepness: Array) -> Array:
-    return _smooth_l1_fwd(errors, width, steepness)[0]
-
-
-# A parabola up to |e| = w, then lines of slope k. With a = |e| and q = min(a, w) both are one
-# formula, l = (k / w) q (a - q / 2), and nothing in it cancels. With its slope s, which is
-# (k / w) e clipped to [-k, k],
-#
-#     dl/de = s        dl/dw = -s^2 / (2 k)        dl/dk = l / k
-#
-# on both branches. Plain autodiff of the two branches selects between them and stores both; this
-# rule stores the errors.
-
-
-def _smooth_l1_fwd(
-    errors: Array, width: Array, steepness: Array
-) -> tuple[Array, tuple[Array, ...]]:
-    sizes = jnp.abs(errors)
-    quadratic = jnp.minimum(sizes, width)
-    value = steepness / width * quadratic * (sizes - quadratic / 2)
-    return value, (errors, width, steepness)
-
-
-def _smooth_l1_bwd(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array, Array, Array]:
-    errors, width, steepness = residuals
-    slope = jnp.clip(steepness / width * errors, -steepness, steepness)
-    value, _ = _smooth_l1_fwd(errors, width, steepness)
-    return (
-        slope * cotangent,
-        jnp.sum(-jnp.square(slope) / (2 * steepness) * cotangent),
-        jnp.sum(value / steepness * cotangent),
-    )
-
-
-_smooth_l1.defvjp(_smooth_l1_fwd, _smooth_l1_bwd)
+    function = "epsilon_insensitive"
+    predictions, targets = _check.matched(function, predictions=predictions, targets=targets)
+    epsilon = _options.number(function, "epsilon", epsilon, minimum=0.0).astype(predictions.dtype)
+    return positive_part(absolute(predictions - targets) - jnp.broadcast_to(epsilon, targets.shape))
 
 
 @_check.known_keywords
-def log_cosh(
+def squared_log_error(
     predictions: Real[ArrayLike, "*shape"], targets: Real[ArrayLike, "*shape"]
 ) -> Float[Array, "*shape"]:
-    r"""Logarithm of the hyperbolic cosine of the error: a smooth absolute error.
+    r"""Squared difference of the logarithms of one plus the values.
 
-    $$\ell = \log\cosh e, \qquad e = \text{prediction} - \text{target}$$
+    $$\ell = \big(\log(1 + p) - \log(1 + t)\big)^2$$
 
-    About $e^2/2$ near 0 and $|e| - \log 2$ far away, accurate in both. Gradient: $\tanh e$.
+    for prediction $p$ and target $t$, accurate also where the two are nearly equal. Gradient:
+    $2 (\log(1 + p) - \log(1 + t)) / (1 + p)$. NaN where a value is below -1.
 
     Args:
-        predictions: real numbers.
-        targets: real numbers of the same shape.
+        predictions: real numbers, at least -1; counts and prices are at least 0.
+        targets: real numbers of the same shape, at least -1.
 
     Returns:
-        One loss per element; float32, or float64 for float64 input. The loss has a scale of its
-        own, 1: divide by the targets' unit first.
+        One loss per element; float32, or float64 for float64 input.
 
     Raises:
         TypeError: an input is not made of real numbers.
@@ -251,39 +189,78 @@ def log_cosh(
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxloss
-        >>> jaxloss.log_cosh(jnp.array([1e-4, 100.0]), jnp.array([0.0, 0.0]))
-        Array([5.000e-09, 9.931e+01], dtype=float32)
+        >>> jaxloss.squared_log_error(jnp.array([0.0, 1.0]), jnp.array([0.0, 3.0]))
+        Array([0. , 0.4805], dtype=float32)
 
-    Source: Green, "Bayesian reconstructions from emission tomography data using a modified EM
-    algorithm" (1990); Optax `log_cosh`.
+    Source: scikit-learn `mean_squared_log_error`.
     """
-    return _log_cosh(_errors("log_cosh", predictions, targets))
+    predictions, targets = _check.matched(
+        "squared_log_error", predictions=predictions, targets=targets
+    )
+    return jnp.square(_log_ratio(predictions, targets))
 
 
 @custom_vjp
-def _log_cosh(errors: Array) -> Array:
-    return _log_cosh_fwd(errors)[0]
+def _log_ratio(predictions: Array, targets: Array) -> Array:
+    return _log_ratio_fwd(predictions, targets)[0]
 
 
-# Below 1, log1p(cosh a - 1) with cosh a - 1 = a^2/2 (1 + a^2/12 (1 + a^2/30 (...))), a sum of
-# positive terms that keeps every digit of a small a; nine terms are enough for float64. From 1 on,
-# log cosh a = a - log 2 + log1p(exp(-2a)). Each branch sees only arguments that it can hold.
-_COSH_TERMS = 9
+# log((1 + p) / (1 + t)): the difference of the logarithms cancels where p is near t, log1p of
+# (p - t) / (1 + t) where p is near -1. Each has its half of the line, and one derivative,
+# 1 / (1 + p) and -1 / (1 + t).
 
 
-def _log_cosh_fwd(errors: Array) -> tuple[Array, Array]:
-    sizes = jnp.abs(errors)
-    squares = jnp.square(sizes)
-    series = jnp.ones_like(squares)
-    for n in range(_COSH_TERMS, 1, -1):
-        series = 1 + squares * (series / (2 * n * (2 * n - 1)))
-    near = jnp.log1p(squares / 2 * series)
-    far = (sizes - math.log(2)) + jnp.log1p(jnp.exp(-2 * sizes))
-    return jnp.where(sizes < 1, near, far), errors
+def _log_ratio_fwd(predictions: Array, targets: Array) -> tuple[Array, tuple[Array, Array]]:
+    change = (predictions - targets) / (1 + targets)
+    value = jnp.where(
+        jnp.abs(change) < 0.5, jnp.log1p(change), jnp.log1p(predictions) - jnp.log1p(targets)
+    )
+    return value, (predictions, targets)
 
 
-def _log_cosh_bwd(errors: Array, cotangent: Array) -> tuple[Array]:
-    return (jnp.tanh(errors) * cotangent,)
+def _log_ratio_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    predictions, targets = residuals
+    valid = jnp.where((predictions >= -1) & (targets >= -1), 1, jnp.nan).astype(cotangent.dtype)
+    cotangent = cotangent * valid
+    return cotangent / (1 + predictions), -cotangent / (1 + targets)
 
 
-_log_cosh.defvjp(_log_cosh_fwd, _log_cosh_bwd)
+_log_ratio.defvjp(_log_ratio_fwd, _log_ratio_bwd)
+
+
+@_check.known_keywords
+def absolute_percentage_error(
+    predictions: Real[ArrayLike, "*shape"], targets: Real[ArrayLike, "*shape"]
+) -> Float[Array, "*shape"]:
+    r"""Absolute error relative to the target, as a fraction: 0.1 is ten percent.
+
+    $$\ell = |p - t| \,/\, |t|$$
+
+    for prediction $p$ and target $t$. Gradient: $\operatorname{sign}(p - t) / |t|$, and 0 at
+    $p = t$. A target of 0 gives inf, or 0 where the prediction is 0 too: no small number is added.
+
+    Args:
+        predictions: real numbers.
+        targets: real numbers of the same shape, not 0.
+
+    Returns:
+        One loss per element, without unit; float32, or float64 for float64 input.
+
+    Raises:
+        TypeError: an input is not made of real numbers.
+        ValueError: the shapes differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.absolute_percentage_error(jnp.array([90.0, 0.0]), jnp.array([100.0, 0.0]))
+        Array([0.1, 0. ], dtype=float32)
+
+    Source: de Myttenaere et al., "Mean absolute percentage error for regression models" (2016),
+    section 2.
+    """
+    predictions, targets = _check.matched(
+        "absolute_percentage_error", predictions=predictions, targets=targets
+    )
+    nothing = (predictions == 0) & (targets == 0)
+    return absolute(predictions - targets) / absolute(jnp.where(nothing, 1, targets))

@@ -17,7 +17,7 @@ from jaxtyping import Float, Integer, Real
 
 from jaxloss import _check
 from jaxloss._autodiff import custom_vjp
-from jaxloss._products import safe_product
+from jaxloss._elementary import safe_product
 
 # The softmax family stands on two row statistics that never cancel. With m = max_j z_j,
 #
@@ -110,7 +110,7 @@ def logsumexp(logits: Real[ArrayLike, "..."], *, axis: int = -1) -> Float[Array,
     functions", IMA J. Numer. Anal. 41 (2021), section 3.
     """
     [logits] = _check.real_arrays("logsumexp", logits=logits)
-    return _logsumexp(logits, _check.class_axis("logsumexp", axis, logits=logits))
+    return _logsumexp(logits, _check.reduced_axis("logsumexp", axis, logits=logits))
 
 
 @functools.partial(custom_vjp, static=1)
@@ -166,7 +166,7 @@ def log_softmax(logits: Real[ArrayLike, "*shape"], *, axis: int = -1) -> Float[A
     Source: Blanchard, Higham and Higham (2021), as for `logsumexp`.
     """
     [logits] = _check.real_arrays("log_softmax", logits=logits)
-    return _log_softmax(logits, _check.class_axis("log_softmax", axis, logits=logits))
+    return _log_softmax(logits, _check.reduced_axis("log_softmax", axis, logits=logits))
 
 
 @functools.partial(custom_vjp, static=1)
@@ -238,7 +238,7 @@ def expected_log_softmax(
     function = "expected_log_softmax"
     logits, probabilities = _check.real_arrays(function, logits=logits, probabilities=probabilities)
     _check.same_shape(function, logits=logits, probabilities=probabilities)
-    axis = _check.class_axis(function, axis, logits=logits)
+    axis = _check.reduced_axis(function, axis, logits=logits)
     if _check.wide(probabilities) != _check.wide(logits):
         logits = logits.astype(_check.wide(logits, probabilities))
     return _expected_log_softmax(logits, probabilities, axis)
@@ -313,7 +313,7 @@ def log_softmax_at(
     """
     function = "log_softmax_at"
     [logits] = _check.real_arrays(function, logits=logits)
-    axis = _check.class_axis(function, axis, logits=logits)
+    axis = _check.reduced_axis(function, axis, logits=logits)
     return _log_softmax_at(logits, _check.class_labels(function, labels, axis, logits=logits), axis)
 
 

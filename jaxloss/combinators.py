@@ -149,11 +149,17 @@ def _parameters(loss: Loss) -> Mapping[str, inspect.Parameter]:
         return {}
 
 
-def _reduced_axis(loss: Loss, options: dict[str, Any]) -> int | None:
-    """The loss's `axis`, from the call or from its signature, functools.partial's included."""
-    parameter = _parameters(loss).get("axis")
-    axis: Any = options.get("axis", parameter.default if parameter else None)
-    return operator.index(axis) if hasattr(axis, "__index__") else None
+def _reduced_axes(loss: Loss, options: dict[str, Any]) -> tuple[int, ...]:
+    """The loss's `axis` or `axes`, from the call or its signature, functools.partial's included."""
+    parameters = _parameters(loss)
+    for name in ("axis", "axes"):
+        parameter = parameters.get(name)
+        value: Any = options.get(name, parameter.default if parameter else None)
+        if hasattr(value, "__index__"):
+            return (operator.index(value),)
+        if isinstance(value, Sequence):
+            return tuple(operator.index(axis) for axis in value)
+    return ()
 
 
 def _evaluate(loss: Loss, arrays: tuple[Any, ...], options: dict[str, Any]) -> Weighted:
@@ -219,14 +225,16 @@ def masked(loss: Loss) -> Loss:
 
     Args:
         loss: a loss, combined or not. Its positional arguments are arrays, or pytrees of arrays,
-            with the axes of the losses first, or with one more where the loss's parameter `axis`
-            says.
+            with the axes of the losses first, or with more where the loss's parameter `axis` or
+            `axes` says. A loss with a parameter `axis_name` compares the examples of a batch with
+            each other and cannot be masked.
 
     Returns:
         A loss that gives a `Weighted`; `where` is boolean, of the shape of the losses.
 
     Raises:
-        TypeError: `where` is missing or not boolean. Raised by the call.
+        TypeError: the loss compares examples. `where` is missing or not boolean; raised by the
+            call.
         ValueError: its shape is not that of the losses. Raised by the call.
 
     Example:
@@ -236,10 +244,15 @@ def masked(loss: Loss) -> Loss:
         >>> loss(jnp.array([1.0, jnp.nan]), jnp.zeros(2), where=jnp.array([True, False]))
         Array(1., dtype=float32)
     """
+    if "axis_name" in _parameters(loss):
+        raise TypeError(
+            f"masked: {_name(loss)} compares the examples of a batch with each other, and a masked "
+            f"one would still be compared with; leave it out of the batch."
+        )
 
     def rewrite(function: str, call: _Call, where: ArrayLike) -> _Call:
-        mask = _check.mask(function, where)
-        axis = _reduced_axis(loss, call.options)
+        mask = _check.mask(function, where=where)
+        axes = _reduced_axes(loss, call.options)
         for name, parameter in _parameters(loss).items():
             if name in call.options and parameter.default is parameter.empty:
                 raise TypeError(
@@ -252,7 +265,7 @@ def masked(loss: Loss) -> Loss:
             # its tangent is 0; the selection of the losses in _evaluate does the same behind the
             # loss.
             array = _check.exact_array(function, array)
-            aligned = _check.aligned(function, mask, array, axis)
+            aligned = _check.aligned(function, mask, array, axes)
             return jnp.where(aligned, array, jnp.zeros((), array.dtype))
 
         arrays = jax.tree.map(without_masked, call.arrays)

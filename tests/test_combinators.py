@@ -12,9 +12,16 @@ from jax.sharding import Mesh, PartitionSpec as P
 
 import jaxloss
 from jaxloss import Weighted, masked, mean, pooled, weighted
-from tests.cases import CASES
+from tests.cases import BASE, CASES
 
-EVERY_LOSS = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+# Combinators see a loss's axes, but not its other options.
+LOSSES = [
+    case
+    for case in CASES
+    if not case.compares and (case in BASE or {"axis", "axes"} & case.options.keys())
+]
+EVERY_LOSS = pytest.mark.parametrize("case", LOSSES, ids=lambda case: case.id)
+ROWS = np.array([0, 2, 3, 7])
 
 
 def arrays_of(case, rng):
@@ -25,78 +32,90 @@ def losses_shape(case, arrays):
     return jax.eval_shape(case, *arrays).shape
 
 
+def gradient_of(reduced, arrays, **options):
+    """Value and gradient with respect to the first array."""
+    return jax.value_and_grad(lambda first: reduced(first, *arrays[1:], **options))(arrays[0])
+
+
 def with_gradient(reduced, arrays, **options):
-    def function(first):
-        return reduced(first, *arrays[1:], **options)
-
-    return jax.jit(jax.value_and_grad(function))(arrays[0])
+    return jax.jit(lambda: gradient_of(reduced, arrays, **options))()
 
 
-def every_mode(reduced):
-    """Value, gradient, tangent, and product with the hessian, compiled."""
+def pooled_parts(case, arrays, weights):
+    """The mean of three parts, pooled."""
+    loss = pooled(weighted(case.bound))
+
+    def parts(first):
+        full = (first, *arrays[1:])
+        first_part, *rest = (
+            loss(*(a[start:stop] for a in full), weights=weights[start:stop])
+            for start, stop in itertools.pairwise((0, 1, 4, 8))
+        )
+        return sum(rest, first_part).mean()
+
+    return jax.value_and_grad(parts)(arrays[0])
+
+
+@EVERY_LOSS
+def test_laws(case, rng, x64):
+    """In one program, for speed; what each pair of results says stands beside its assertion."""
+    arrays = arrays_of(case, rng)
+    shape = losses_shape(case, arrays)
+    weights = jnp.asarray(rng.uniform(0.1, 2, shape))
+    only_rows = np.zeros(shape, bool)
+    only_rows[ROWS] = True
+    some = jnp.asarray(rng.integers(0, 2, shape).astype(bool)).at[0].set(True)
+    loss = case.bound
 
     @jax.jit
-    def run(arrays, options):
-        first, *others = arrays
-        direction = (jnp.cos(jnp.arange(first.size, dtype=first.dtype)).reshape(first.shape),)
+    def program(arrays, weights):
+        return {
+            "losses": loss(*arrays),
+            "mean": gradient_of(mean(loss), arrays),
+            "sum": jaxloss.sum(loss)(*arrays),
+            "mean of columns": mean(loss, axis=0)(*arrays),
+            "ones": gradient_of(mean(weighted(loss)), arrays, weights=jnp.ones(shape)),
+            "weighted": gradient_of(mean(weighted(loss)), arrays, weights=weights),
+            "of weights": jax.grad(lambda w: mean(weighted(loss))(*arrays, weights=w))(weights),
+            "parts": pooled_parts(case, arrays, weights),
+            "where": gradient_of(mean(masked(loss)), arrays, where=only_rows),
+            "subset": gradient_of(mean(loss), tuple(a[ROWS] for a in arrays)),
+            "one order": gradient_of(
+                mean(weighted(masked(loss))), arrays, weights=weights, where=some
+            ),
+            "other order": gradient_of(
+                mean(masked(weighted(loss))), arrays, weights=weights, where=some
+            ),
+            "nothing": gradient_of(mean(masked(loss)), arrays, where=jnp.zeros(shape, bool)),
+            "empty": gradient_of(mean(loss), tuple(a[:0] for a in arrays)),
+        }
 
-        def function(first):
-            return reduced(first, *others, **options)
-
-        return (
-            jax.value_and_grad(function)(first),
-            jax.jvp(function, (first,), direction),
-            jax.jvp(jax.grad(function), (first,), direction)[1],
-        )
-
-    return run
-
-
-@EVERY_LOSS
-def test_mean_and_sum_of_plain_losses(case, rng, x64):
-    arrays = arrays_of(case, rng)
-    losses = case(*arrays)
-    np.testing.assert_allclose(mean(case.bound)(*arrays), jnp.mean(losses), rtol=1e-12)
-    np.testing.assert_allclose(jaxloss.sum(case.bound)(*arrays), jnp.sum(losses), rtol=1e-12)
-    np.testing.assert_allclose(mean(case.bound, axis=0)(*arrays), jnp.mean(losses, 0), rtol=1e-12)
-    assert pooled(case.bound)(*arrays).weights == losses.size
-
-
-@EVERY_LOSS
-def test_weights_of_one_change_nothing(case, rng, x64):
-    arrays = arrays_of(case, rng)
-    ones = jnp.ones(losses_shape(case, arrays))
-    expected = with_gradient(mean(case.bound), arrays)
-    actual = with_gradient(mean(weighted(case.bound)), arrays, weights=ones)
-    chex.assert_trees_all_close(actual, expected, rtol=1e-12)
-
-
-@EVERY_LOSS
-def test_weighted_mean_divides_by_the_weights(case, rng, x64):
-    arrays = arrays_of(case, rng)
-    weights = jnp.asarray(rng.uniform(0.1, 2, losses_shape(case, arrays)))
-    losses = np.asarray(case(*arrays))
+    results = program(arrays, weights)
+    losses, w = np.asarray(results["losses"]), np.asarray(weights)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-14)
+    close(results["mean"][0], losses.mean())
+    close(results["sum"], losses.sum())
+    close(results["mean of columns"], losses.mean(0))
+    # Weights of one change nothing.
+    chex.assert_trees_all_close(results["ones"], results["mean"], rtol=1e-12, atol=1e-14)
+    # The weighted mean divides by the weights.
+    average = np.average(losses, weights=w)
+    close(results["weighted"][0], average)
     np.testing.assert_allclose(
-        mean(weighted(case.bound))(*arrays, weights=weights), np.average(losses, weights=weights)
+        results["of weights"], (losses - average) / w.sum(), rtol=1e-9, atol=1e-12
     )
-    gradient = jax.grad(lambda w: mean(weighted(case.bound))(*arrays, weights=w))(weights)
-    total = weights.sum()
-    expected = (losses - np.average(losses, weights=weights)) / total
-    np.testing.assert_allclose(gradient, expected, rtol=1e-9, atol=1e-12)
-
-
-@EVERY_LOSS
-def test_where_equals_the_subset(case, rng, x64):
-    arrays = arrays_of(case, rng)
-    rows = np.array([0, 2, 3, 7])
-    where = np.zeros(losses_shape(case, arrays), bool)
-    where[rows] = True
-    value, gradient = with_gradient(mean(masked(case.bound)), arrays, where=where)
-    subset = tuple(a[rows] for a in arrays)
-    expected_value, expected_gradient = with_gradient(mean(case.bound), subset)
-    np.testing.assert_allclose(value, expected_value, rtol=1e-12)
-    np.testing.assert_allclose(gradient[rows], expected_gradient, rtol=1e-12)
-    np.testing.assert_array_equal(np.delete(gradient, rows, 0), 0)
+    # Any partition, pooled, is the whole.
+    chex.assert_trees_all_close(results["parts"], results["weighted"], rtol=1e-11, atol=1e-14)
+    # where equals the subset.
+    close(results["where"][0], results["subset"][0])
+    close(results["where"][1][ROWS], results["subset"][1])
+    np.testing.assert_array_equal(np.delete(results["where"][1], ROWS, 0), 0)
+    # The order of combinators does not matter.
+    chex.assert_trees_all_close(results["one order"], results["other order"], rtol=1e-14)
+    # The mean of nothing is 0, with gradient 0.
+    for value, gradient in (results["nothing"], results["empty"]):
+        assert value == 0
+        np.testing.assert_array_equal(gradient, 0)
 
 
 @EVERY_LOSS
@@ -105,63 +124,29 @@ def test_nothing_under_the_mask_gets_out(case, rng, x64):
     arrays = arrays_of(case, rng)
     shape = losses_shape(case, arrays)
     hidden = jnp.array([1, 4])
-    options = {
-        "where": jnp.ones(shape, bool).at[hidden].set(False),
-        "weights": jnp.asarray(rng.uniform(0.5, 2, shape)),
-    }
-    run = every_mode(mean(masked(weighted(case.bound))))
-    clean = run(arrays, options)
+    where = jnp.ones(shape, bool).at[hidden].set(False)
+    weights = jnp.asarray(rng.uniform(0.5, 2, shape))
+    reduced = mean(masked(weighted(case.bound)))
+
+    @jax.jit
+    def every_mode(arrays, weights):
+        first, *others = arrays
+        direction = (jnp.cos(jnp.arange(first.size, dtype=first.dtype)).reshape(first.shape),)
+
+        def function(first):
+            return reduced(first, *others, weights=weights, where=where)
+
+        return (
+            jax.value_and_grad(function)(first),
+            jax.jvp(function, (first,), direction),
+            jax.jvp(jax.grad(function), (first,), direction)[1],
+        )
+
+    clean = every_mode(arrays, weights)
     chex.assert_tree_all_finite(clean)
     for poison in (np.nan, np.inf, -np.inf, 1e300):
         bad = tuple(a.at[hidden].set(poison if a.dtype == jnp.float64 else 77) for a in arrays)
-        options["weights"] = options["weights"].at[hidden].set(poison)
-        chex.assert_trees_all_equal(run(bad, options), clean)
-
-
-@EVERY_LOSS
-def test_any_partition_pooled_is_the_whole(case, rng, x64):
-    arrays = arrays_of(case, rng)
-    weights = jnp.asarray(rng.uniform(0, 2, losses_shape(case, arrays)))
-    loss = pooled(weighted(case.bound))
-
-    def parts(first):
-        full = (first, *arrays[1:])
-        total = None
-        for start, stop in itertools.pairwise((0, 1, 4, 8)):
-            part = loss(*(a[start:stop] for a in full), weights=weights[start:stop])
-            total = part if total is None else total + part
-        return total.mean()
-
-    expected = with_gradient(mean(weighted(case.bound)), arrays, weights=weights)
-    actual = jax.jit(jax.value_and_grad(parts))(arrays[0])
-    chex.assert_trees_all_close(actual, expected, rtol=1e-11)
-
-
-@EVERY_LOSS
-def test_order_of_combinators_does_not_matter(case, rng, x64):
-    arrays = arrays_of(case, rng)
-    shape = losses_shape(case, arrays)
-    options = {
-        "weights": jnp.asarray(rng.uniform(0, 2, shape)),
-        "where": jnp.asarray(rng.integers(0, 2, shape).astype(bool)).at[0].set(True),
-    }
-    chex.assert_trees_all_equal(
-        with_gradient(mean(weighted(masked(case.bound))), arrays, **options),
-        with_gradient(mean(masked(weighted(case.bound))), arrays, **options),
-    )
-
-
-@EVERY_LOSS
-def test_mean_of_nothing_is_zero(case, rng):
-    arrays = tuple(jnp.asarray(a) for a in case.arrays(rng, np.float32))
-    nothing = jnp.zeros(losses_shape(case, arrays), bool)
-    chex.assert_trees_all_equal(
-        with_gradient(mean(masked(case.bound)), arrays, where=nothing),
-        (jnp.float32(0), jnp.zeros_like(arrays[0])),
-    )
-    empty = tuple(a[:0] for a in arrays)
-    value, gradient = with_gradient(mean(case.bound), empty)
-    assert value == 0 and gradient.shape == empty[0].shape
+        chex.assert_trees_all_equal(every_mode(bad, weights.at[hidden].set(poison)), clean)
 
 
 @EVERY_LOSS
@@ -179,7 +164,23 @@ def test_unequal_shards_equal_one_device(case, rng, x64):
     actual = jax.jit(jax.value_and_grad(lambda first: sharded(where, first, *arrays[1:])))(
         arrays[0]
     )
-    chex.assert_trees_all_close(actual, expected, rtol=1e-11)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-11, atol=1e-14)
+
+
+def test_a_loss_that_compares_examples_cannot_be_masked():
+    with pytest.raises(TypeError, match="masked: info_nce compares the examples of a batch"):
+        masked(functools.partial(jaxloss.info_nce, temperature=0.5))
+
+
+def test_a_mask_goes_around_the_axes_of_an_image(rng):
+    predictions = jnp.asarray(rng.uniform(size=(2, 3, 3, 4)), jnp.float32)
+    where = jnp.ones((2, 4), bool).at[1, 2].set(False)
+    poisoned = predictions.at[1, :, :, 2].set(jnp.nan)
+    loss = mean(masked(functools.partial(jaxloss.dice, axes=(1, 2))))
+    value, gradient = with_gradient(loss, (poisoned, jnp.ones_like(predictions)), where=where)
+    losses = jaxloss.dice(predictions, jnp.ones_like(predictions), axes=(1, 2))
+    np.testing.assert_allclose(value, losses[where].mean(), rtol=1e-6)
+    assert np.all(np.isfinite(gradient))
 
 
 def test_one_mean_exchanges_two_numbers(rng):

@@ -1,6 +1,7 @@
 """Bad calls: the message names the function and the argument, what came and what was expected."""
 
 import functools
+import inspect
 import re
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 
 import jaxloss
 from jaxloss import primitives
-from tests.cases import CASES
+from tests.cases import BASE
 
 ROWS = jnp.ones((4, 3))
 VECTOR = jnp.ones(4)
@@ -18,9 +19,6 @@ LABELS = jnp.zeros(4, jnp.int32)
 
 
 pytestmark = pytest.mark.usefixtures("without_annotations")
-
-ELEMENTWISE = sorted({case.name for case in CASES if not case.reduces})
-LOSSES = sorted({case.name for case in CASES})
 
 
 def bad(error, message, function, *args, **options):
@@ -88,7 +86,7 @@ BAD_CALLS = [
     bad(
         TypeError,
         "cross_entropy: unexpected keyword weight, float 2.0; cross_entropy takes axis, "
-        "label_smoothing. "
+        "label_smoothing, class_weights, class_mask, z_loss. "
         "A loss never weighs or reduces the batch: see jaxloss.weighted.",
         jaxloss.cross_entropy,
         ROWS,
@@ -144,14 +142,14 @@ BAD_CALLS = [
     ),
     bad(
         ValueError,
-        "cross_entropy: logits must have an axis of classes, got a scalar",
+        "cross_entropy: logits must have an axis to reduce, got a scalar",
         jaxloss.cross_entropy,
         1.0,
         0,
     ),
     bad(
         ValueError,
-        "cross_entropy: logits must have at least one class along axis -1, got shape (4, 0)",
+        "cross_entropy: logits must have at least one entry along axis -1, got shape (4, 0)",
         jaxloss.cross_entropy,
         ROWS[:, :0],
         LABELS,
@@ -337,42 +335,185 @@ def test_message(error, message, call):
         call()
 
 
-@pytest.mark.parametrize("name", ELEMENTWISE)
-@pytest.mark.parametrize("shapes", [((4,), (4, 1)), ((), (1,)), ((2, 3), (3, 2))], ids=str)
-def test_nothing_broadcasts(name, shapes):
-    loss = getattr(jaxloss, name)
-    first, second = map(jnp.ones, shapes)
-    came = re.escape(f"{shapes[0]} and ") + r"\w+ " + re.escape(f"{shapes[1]}")
-    for call in (loss, jax.jit(loss), jax.vmap(loss, axis_size=2, in_axes=None)):
-        with pytest.raises(ValueError, match=f"^{name}: .* must have the same shape, got .*{came}"):
-            call(first, second)
+def arguments(case):
+    """The names of a loss's arrays, with a sample of each."""
+    names = [
+        p.name for p in inspect.signature(case.loss).parameters.values() if p.kind != p.KEYWORD_ONLY
+    ]
+    return dict(zip(names, case.arrays(np.random.default_rng(0), np.float32), strict=True))
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("value", ["text", None, 1j, {}], ids=str)
-def test_what_is_no_number_is_refused(name, value):
-    loss = getattr(jaxloss, name)
-    with pytest.raises(TypeError, match=f"^{name}: .* must be .*, got "):
-        loss(value, 0)
-    with pytest.raises(TypeError, match=f"^{name}: .* must be .*, got "):
-        loss(ROWS, value)
+def refused(case, error, message, arrays, **options):
+    # Under jit, so that nothing but the check itself runs.
+    with pytest.raises(error, match=message):
+        jax.eval_shape(lambda: case.loss(*arrays.values(), **{**case.options, **options}))
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_an_unknown_keyword_lists_the_known_ones(name):
-    loss = getattr(jaxloss, name)
-    with pytest.raises(
-        TypeError, match=f"^{name}: unexpected keyword colour, int 3; {name} takes "
-    ):
-        loss(VECTOR, VECTOR, colour=3)
+EVERY_LOSS = pytest.mark.parametrize("case", BASE, ids=lambda case: case.name)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_options_are_keywords(name):
-    with pytest.raises(
-        TypeError, match=rf"{name}\(\) takes 2 positional arguments but 3 were given"
-    ):
-        getattr(jaxloss, name)(VECTOR, VECTOR, 1)
+@EVERY_LOSS
+def test_shapes_that_do_not_agree(case):
+    """A row too few, an axis too many or too few, in any argument: nothing is broadcast."""
+    good = arguments(case)
+    for name, array in good.items():
+        for bad in (array[:-1], array[..., None], array[0]):
+            if len(good) == 1:
+                continue
+            shape = re.escape(str(bad.shape))
+            refused(case, ValueError, rf"^{case.name}: .*{shape}", {**good, name: bad})
+
+
+@EVERY_LOSS
+def test_what_is_no_number_is_refused(case):
+    good = arguments(case)
+    for name, array in good.items():
+        for bad in ("text", None, 1j, {}, array.astype(np.complex64)):
+            message = rf"^{case.name}: {name} must be .*, got "
+            refused(case, TypeError, message, {**good, name: bad})
+        if name == "labels":
+            message = rf"^{case.name}: labels must be integers \(class indices\), got float32"
+            refused(case, TypeError, message, {**good, name: array.astype(np.float32)})
+        if name == "signs":
+            message = rf"^{case.name}: signs must be an array of 1 and -1, got bool of shape"
+            refused(case, TypeError, message, {**good, name: array > 0})
+
+
+@EVERY_LOSS
+def test_unknown_and_positional_options(case):
+    good, name = arguments(case), case.name
+    message = f"^{name}: unexpected keyword colour, int 3; {name} takes "
+    refused(case, TypeError, message, good, colour=3)
+    message = rf"{name}\(\) takes {len(good)} positional arguments but {len(good) + 1} "
+    options = {"axes": (1, 2)} if "axes" in case.options else {}
+    with pytest.raises(TypeError, match=message):
+        case.loss(*good.values(), 1, **options)
+
+
+AXES = [case for case in BASE if "axis" in inspect.signature(case.loss).parameters]
+
+
+@pytest.mark.parametrize("case", AXES, ids=lambda case: case.name)
+def test_axes_that_do_not_exist(case):
+    good = arguments(case)
+    first = next(iter(good))
+    refused(
+        case, ValueError, rf"^{case.name}: axis must be one of the 2 axes of {first}", good, axis=2
+    )
+    refused(
+        case, TypeError, f"^{case.name}: axis must be an integer, got float 1.0", good, axis=1.0
+    )
+    empty = {name: array[..., :0] if array.ndim == 2 else array for name, array in good.items()}
+    refused(
+        case, ValueError, f"^{case.name}: {first} must have at least one entry along axis", empty
+    )
+
+
+NUMBER = "must be a scalar, got float32 of shape (2,)"
+AT_LEAST_0 = "must be finite and at least 0, got -1"
+ABOVE_0 = "must be finite and more than 0, got 0"
+FINITE = "must be finite, got inf"
+FRACTION = "must be finite and in [0, 1], got 2"
+FLAG = "must be True or False, got int 1; under jit, bind it"
+PAIR = np.ones(2, np.float32)
+OPTIONS = [
+    ("smooth_l1", "beta", -1, AT_LEAST_0),
+    ("smooth_l1", "beta", PAIR, NUMBER),
+    ("huber", "delta", -1, AT_LEAST_0),
+    ("quantile", "q", 2, FRACTION),
+    ("quantile", "q", PAIR, "must be a scalar or broadcast to the shape (8, 4), got (2,)"),
+    ("epsilon_insensitive", "epsilon", -1, AT_LEAST_0),
+    ("poisson_nll", "log_input", 1, FLAG),
+    ("poisson_nll", "full", 1, FLAG),
+    ("gaussian_nll", "full", 1, FLAG),
+    ("gaussian_nll", "minimum_variance", 0, ABOVE_0),
+    ("hinge_embedding", "margin", np.inf, FINITE),
+    ("margin_ranking", "margin", PAIR, NUMBER),
+    ("multi_margin", "p", 3, "must be 1 or 2, got int 3."),
+    ("multi_margin", "margin", np.inf, FINITE),
+    ("multiclass_hinge", "margin", PAIR, NUMBER),
+    (
+        "multilabel_soft_margin",
+        "class_weights",
+        PAIR,
+        "must have one weight for each class of logits (8, 4) along axis 1, (4,), got (2,)",
+    ),
+    ("sigmoid_focal", "gamma", -1, AT_LEAST_0),
+    ("sigmoid_focal", "alpha", 2, FRACTION),
+    ("softmax_focal", "gamma", -1, AT_LEAST_0),
+    ("poly_cross_entropy", "epsilon", np.inf, FINITE),
+    ("cross_entropy", "class_weights", -np.ones(5), "must be finite and at least 0, got [-1. -1."),
+    (
+        "cross_entropy",
+        "class_mask",
+        np.ones(5),
+        "must be boolean, True for what counts, got float64 of shape (5,)",
+    ),
+    (
+        "cross_entropy",
+        "class_mask",
+        np.ones(3, bool),
+        "must be a scalar or broadcast to the shape (8, 5), got (3,)",
+    ),
+    ("cross_entropy", "z_loss", -1, AT_LEAST_0),
+    ("kl_divergence", "log_targets", 1, FLAG),
+    ("generalized_kl_divergence", "log_targets", 1, FLAG),
+    ("js_divergence", "log_targets", 1, FLAG),
+    ("cosine_embedding", "margin", 2, "must be finite and in [-1, 1], got 2"),
+    ("triplet_margin", "margin", -1, AT_LEAST_0),
+    ("triplet_margin", "p", 0.5, "must be at least 1 (infinity is allowed), got 0.5"),
+    ("triplet_margin", "p", "two", "must be a Python number (it chooses the formula), got str"),
+    ("triplet_margin", "swap", 1, FLAG),
+    (
+        "triplet_margin",
+        "distance",
+        lambda x, y: x - y,
+        "must have the shape of anchors (8, 5) without axis 1, (8,), got (8, 5)",
+    ),
+    ("info_nce", "temperature", 0, ABOVE_0),
+    ("nt_xent", "temperature", -1, "must be finite and more than 0, got -1"),
+    ("supervised_contrastive", "temperature", PAIR, NUMBER),
+    ("sigmoid_contrastive", "temperature", 0, ABOVE_0),
+    ("sigmoid_contrastive", "bias", np.inf, FINITE),
+    ("dice", "smooth", -1, AT_LEAST_0),
+    ("dice", "axes", 1, "must be a tuple of the axes to sum over, such as (1, 2)"),
+    ("dice", "axes", (1, 1), "must be distinct axes of predictions, got (1, 1)"),
+    ("tversky", "axes", (3, 4), "must be one of the 4 axes of predictions (8, 3, 2, 2)"),
+    ("tversky", "smooth", PAIR, NUMBER),
+    ("tversky", "alpha", -1, AT_LEAST_0),
+    ("tversky", "beta", -1, AT_LEAST_0),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "message"),
+    OPTIONS,
+    ids=[f"{o[0]}-{o[1]}-{n}" for n, o in enumerate(OPTIONS)],
+)
+def test_a_bad_option(name, option, value, message):
+    case = next(case for case in BASE if case.name == name)
+    typed = any(words in message for words in ("True", "boolean", "Python number", "a tuple"))
+    error = TypeError if typed else ValueError
+    refused(
+        case,
+        error,
+        f"^{re.escape(f'{name}: {option} {message}')}",
+        arguments(case),
+        **{option: value},
+    )
+
+
+def test_every_option_has_a_bad_value():
+    """But those that have a test for every loss, or take anything hashable."""
+    options = {
+        (case.name, p.name)
+        for case in BASE
+        for p in inspect.signature(case.loss).parameters.values()
+        if p.kind is p.KEYWORD_ONLY and p.name not in ("axis", "axis_name", "label_smoothing")
+    }
+    tested = {(name, option) for name, option, _, _ in OPTIONS}
+    tested.add(("binary_cross_entropy_with_logits", "pos_weight"))
+    assert options == tested
 
 
 def test_a_traced_option_out_of_bounds_is_nan():

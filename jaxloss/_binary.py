@@ -1,0 +1,360 @@
+"""Losses of two classes: a probability or a logit against a target in [0, 1]."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Real
+
+from jaxloss import _check, _options
+from jaxloss._autodiff import custom_vjp
+from jaxloss.primitives import safe_power, safe_product
+
+
+@_check.known_keywords
+def binary_cross_entropy(
+    predictions: Real[ArrayLike, "*shape"],
+    targets: Real[ArrayLike, "*shape"] | Bool[ArrayLike, "*shape"],
+    *,
+    label_smoothing: Real[ArrayLike, ""] = 0.0,
+) -> Float[Array, "*shape"]:
+    r"""Cross-entropy of a predicted probability against a binary target.
+
+    $$\ell = -y \log p - (1 - y) \log(1 - p)$$
+
+    Gradient: $(1 - y)/(1 - p) - y/p$, a term being 0 where its numerator is. Logarithms are not
+    clamped: $p = 0$ against $y = 1$ gives inf, and a prediction outside [0, 1] gives NaN in loss
+    and gradient. When the probability comes from a sigmoid, `binary_cross_entropy_with_logits` is
+    accurate where $p$ has rounded to 1.
+
+    Args:
+        predictions: probabilities of the positive class, in [0, 1].
+        targets: of the same shape, in [0, 1]; integers and booleans too.
+        label_smoothing: mixes the target with one half, $(1-\epsilon) y + \epsilon/2$; from 0 to 1.
+
+    Returns:
+        One loss per element, in nats; float32, or float64 for float64 input.
+
+    Raises:
+        TypeError: an input is not made of real numbers.
+        ValueError: the shapes differ, or `label_smoothing` is outside [0, 1].
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.binary_cross_entropy(jnp.array([1.0, 0.5]), jnp.array([1, 0]))
+        Array([0. , 0.6931], dtype=float32)
+
+    Source: PyTorch `binary_cross_entropy`, which clamps the logarithms at -100.
+    """
+    function = "binary_cross_entropy"
+    predictions, targets = _check.real_arrays(function, predictions=predictions, targets=targets)
+    _check.same_shape(function, predictions=predictions, targets=targets)
+    dtype = _check.wide(predictions, targets)
+    targets = _smoothed(function, targets.astype(dtype), label_smoothing)
+    if _check.wide(predictions) != dtype:
+        predictions = predictions.astype(dtype)
+    return _bernoulli(predictions, targets)
+
+
+@custom_vjp
+def _bernoulli(predictions: Array, targets: Array) -> Array:
+    return _bernoulli_fwd(predictions, targets)[0]
+
+
+# d/dp = (1 - y) / (1 - p) - y / p, each quotient 0 along a numerator of 0, also where p is an end
+# of [0, 1]; d/dy = log(1 - p) - log p.
+
+
+def _bernoulli_fwd(predictions: Array, targets: Array) -> tuple[Array, tuple[Array, Array]]:
+    probabilities = predictions.astype(targets.dtype)
+    value = safe_product(targets, -jnp.log(probabilities)) + safe_product(
+        1 - targets, -jnp.log1p(-probabilities)
+    )
+    return value, (predictions, targets)
+
+
+def _bernoulli_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    predictions, targets = residuals
+    probabilities = predictions.astype(targets.dtype)
+    slope = _ratio(1 - targets, 1 - probabilities) - _ratio(targets, probabilities)
+    log_odds = jnp.log(probabilities) - jnp.log1p(-probabilities)
+    return (slope * cotangent).astype(predictions.dtype), -log_odds * cotangent
+
+
+_bernoulli.defvjp(_bernoulli_fwd, _bernoulli_bwd)
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    """Quotient with 0 / 0 = 0, and NaN for a negative denominator."""
+    whole = jnp.where((part == 0) & (whole == 0), 1, whole)
+    return part / jnp.where(whole < 0, jnp.nan, whole)
+
+
+@_check.known_keywords
+def binary_cross_entropy_with_logits(
+    logits: Real[ArrayLike, "*shape"],
+    targets: Real[ArrayLike, "*shape"] | Bool[ArrayLike, "*shape"],
+    *,
+    pos_weight: Real[ArrayLike, "..."] = 1.0,
+    label_smoothing: Real[ArrayLike, ""] = 0.0,
+) -> Float[Array, "*shape"]:
+    r"""Cross-entropy of the sigmoid of a score against a binary target.
+
+    $$\ell = w\, y \log(1 + e^{-z}) + (1 - y) \log(1 + e^z)$$
+
+    with $w$ the `pos_weight`. Gradient: $(1 - y)\,\sigma(z) - w\,y\,\sigma(-z)$, both from one
+    exponential, so that confident predictions keep their tail. Infinite logits give the limit: 0
+    against their own target, inf against the other.
+
+    Args:
+        logits: real scores of the positive class.
+        targets: of the same shape, in [0, 1]; integers and booleans too.
+        pos_weight: weight of the positive term, a scalar or any shape that broadcasts to that of
+            `logits`, such as one weight per class along the last axis.
+        label_smoothing: mixes the target with one half, $(1-\epsilon) y + \epsilon/2$; from 0 to 1.
+
+    Returns:
+        One loss per element, in nats; float32, or float64 for float64 input.
+
+    Raises:
+        TypeError: an input is not made of real numbers.
+        ValueError: the shapes differ, `pos_weight` does not fit or is negative, or
+            `label_smoothing` is outside [0, 1]. (A traced option out of range gives NaN.)
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> logits = jnp.array([-20.0, 0.0])
+        >>> jaxloss.binary_cross_entropy_with_logits(logits, jnp.array([0, 1]))
+        Array([2.061e-09, 6.931e-01], dtype=float32)
+
+    Source: PyTorch `binary_cross_entropy_with_logits`.
+    """
+    function = "binary_cross_entropy_with_logits"
+    pos_weight = _options.bounded(function, "pos_weight", pos_weight, minimum=0.0)
+    logits, targets = _check.real_arrays(function, logits=logits, targets=targets)
+    _check.same_shape(function, logits=logits, targets=targets)
+    pos_weight = _options.broadcasts_to(function, logits.shape, pos_weight=pos_weight)
+    dtype = _check.wide(logits, targets)
+    targets = _smoothed(function, targets.astype(dtype), label_smoothing)
+    return _logistic(logits, targets, pos_weight.astype(dtype))
+
+
+@custom_vjp
+def _logistic(logits: Array, targets: Array, pos_weight: Array) -> Array:
+    return _logistic_fwd(logits, targets, pos_weight)[0]
+
+
+# With s(z) = log(1 + e^z) = max(z, 0) + log1p(e^-|z|) the loss is w y s(-z) + (1 - y) s(z), and
+# s' = sigma. Both sigmoids come from u = e^-|z|: the larger is 1 / (1 + u), the smaller
+# u / (1 + u), so neither is 1 minus the other. |z| and max are both selected on z > 0, so that at 0
+# too they are one smooth branch to the derivatives of higher order.
+
+
+def _logistic_fwd(
+    logits: Array, targets: Array, pos_weight: Array
+) -> tuple[Array, tuple[Array, ...]]:
+    negative, positive = _softplus_of_both_signs(logits.astype(targets.dtype))
+    value = safe_product(pos_weight * targets, negative) + safe_product(1 - targets, positive)
+    return value, (logits, targets, pos_weight)
+
+
+def _logistic_bwd(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array, Array, Array]:
+    logits, targets, pos_weight = residuals
+    scores = logits.astype(targets.dtype)
+    sigmoid, complement = _sigmoids(scores)
+    slope = (1 - targets) * sigmoid - pos_weight * targets * complement
+    negative, positive = _softplus_of_both_signs(scores)
+    single = [axis for axis, length in enumerate(pos_weight.shape) if length == 1]
+    return (
+        (slope * cotangent).astype(logits.dtype),
+        (pos_weight * negative - positive) * cotangent,
+        jnp.sum(safe_product(targets, negative) * cotangent, single, keepdims=True),
+    )
+
+
+_logistic.defvjp(_logistic_fwd, _logistic_bwd)
+
+
+def _softplus_of_both_signs(scores: Array) -> tuple[Array, Array]:
+    """s(-z) and s(z)."""
+    positive = scores > 0
+    tail = jnp.log1p(jnp.exp(-jnp.where(positive, scores, -scores)))
+    return jnp.where(positive, 0, -scores) + tail, jnp.where(positive, scores, 0) + tail
+
+
+def _smoothed(function: str, targets: Array, label_smoothing: ArrayLike) -> Array:
+    smoothing = _options.number(
+        function, "label_smoothing", label_smoothing, minimum=0.0, maximum=1.0
+    )
+    if _options.is_zero(label_smoothing):
+        return targets
+    smoothing = smoothing.astype(targets.dtype)
+    return (1 - smoothing) * targets + smoothing / 2
+
+
+@_check.known_keywords
+def multilabel_soft_margin(
+    logits: Real[ArrayLike, "..."],
+    targets: Real[ArrayLike, "..."] | Bool[ArrayLike, "..."],
+    *,
+    class_weights: Real[ArrayLike, " classes"] | None = None,
+    axis: int = -1,
+) -> Float[Array, "..."]:
+    r"""Mean over the classes of the binary cross-entropy of each.
+
+    $$\ell = \frac1C \sum_c w_c \big(y_c \log(1 + e^{-z_c}) + (1 - y_c) \log(1 + e^{z_c})\big)$$
+
+    Gradient: $w_c (\sigma(z_c) - y_c) / C$, as accurate as that of
+    `binary_cross_entropy_with_logits`. The sum is divided by the number of classes, not by the
+    weights.
+
+    Args:
+        logits: real scores, at least one class along `axis`.
+        targets: of the same shape, in [0, 1]; integers and booleans too.
+        class_weights: a factor for each class's term, at least 0; 1 by default.
+        axis: the axis of the classes.
+
+    Returns:
+        One loss per row, in nats; float32, or float64 for float64 input.
+
+    Raises:
+        TypeError: an input is not made of real numbers, or `axis` is not an integer.
+        ValueError: the shapes differ, there is no such axis, it is empty, or `class_weights` do not
+            fit or are negative.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.multilabel_soft_margin(jnp.array([[0.0, 20.0]]), jnp.array([[1, 1]]))
+        Array([0.3466], dtype=float32)
+
+    Source: PyTorch `multilabel_soft_margin_loss`.
+    """
+    function = "multilabel_soft_margin"
+    logits, targets = _check.real_arrays(function, logits=logits, targets=targets)
+    _check.same_shape(function, logits=logits, targets=targets)
+    axis = _check.reduced_axis(function, axis, logits=logits)
+    losses = _logistic(
+        logits, targets.astype(_check.wide(logits, targets)), jnp.ones((1,) * logits.ndim)
+    )
+    if class_weights is not None:
+        weights = _options.class_weights(function, class_weights, axis, logits=losses)
+        losses = losses * jnp.broadcast_to(weights, losses.shape)
+    return jnp.mean(losses, axis)
+
+
+@_check.known_keywords
+def sigmoid_focal(
+    logits: Real[ArrayLike, "*shape"],
+    targets: Real[ArrayLike, "*shape"] | Bool[ArrayLike, "*shape"],
+    *,
+    gamma: Real[ArrayLike, ""] = 2.0,
+    alpha: Real[ArrayLike, ""] | None = None,
+) -> Float[Array, "*shape"]:
+    r"""Focal loss: binary cross-entropy that fades for examples that are right already.
+
+    $$\ell = a\, q^\gamma\, b, \qquad q = y\,\sigma(-z) + (1 - y)\,\sigma(z), \quad
+      a = \alpha y + (1 - \alpha)(1 - y)$$
+
+    with $b$ the binary cross-entropy of the logit $z$ against the target $y$; $q$ is the
+    probability of being wrong. Gradient, for $y = 1$: $-a\, q^\gamma (\gamma (1 - q)\, b + q)$, for
+    any $\gamma$, and mirrored for $y = 0$. Infinite logits give the limits.
+
+    Args:
+        logits: real scores of the positive class.
+        targets: of the same shape, in [0, 1]; integers and booleans too.
+        gamma: the focusing exponent, at least 0.
+        alpha: the weight of the positive class, from 0 to 1, the negative's being 1 less it; by
+            default both weigh 1.
+
+    Returns:
+        One loss per element, in nats; float32, or float64 for float64 input.
+
+    Raises:
+        TypeError: an input is not made of real numbers.
+        ValueError: the shapes differ, `gamma` is negative, `alpha` outside [0, 1], or one of them
+            is not a scalar. (A traced option out of bounds gives NaN.)
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.sigmoid_focal(jnp.array([0.0, 20.0]), jnp.array([1, 1]))
+        Array([1.733e-01, 8.757e-27], dtype=float32)
+
+    Source: Lin et al., "Focal loss for dense object detection" (2017), equation 5; Optax
+    `sigmoid_focal_loss`.
+    """
+    function = "sigmoid_focal"
+    gamma = _options.number(function, "gamma", gamma, minimum=0.0)
+    logits, targets = _check.matched(function, logits=logits, targets=targets)
+    losses = _focal(logits, targets, jnp.broadcast_to(gamma.astype(logits.dtype), logits.shape))
+    if alpha is None:
+        return losses
+    share = _options.number(function, "alpha", alpha, minimum=0.0, maximum=1.0)
+    share = share.astype(losses.dtype)
+    return (share * targets + (1 - share) * (1 - targets)) * losses
+
+
+@custom_vjp
+def _focal(logits: Array, targets: Array, gamma: Array) -> Array:
+    return _focal_fwd(logits, targets, gamma)[0]
+
+
+# With s = sigma(z) and n = sigma(-z), both from one exponential, q = y n + (1 - y) s and b the
+# binary cross-entropy,
+#
+#     dq/dz = (1 - 2y) s n      db/dz = (1 - y) s - y n      dl/dz = q^gamma (gamma b q'/q + b')
+#
+# and with respect to the target q' = n - s and b' = -z. For targets of 0 and 1 the two terms of
+# dl/dz have one sign, and q'/q is s or -n, which stays finite where q underflows.
+
+
+def _focal_fwd(
+    logits: Array, targets: Array, gamma: Array
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    wrong = _wrong(targets, *_sigmoids(logits))
+    value = safe_product(safe_power(wrong, gamma), _entropy(logits, targets))
+    return value, (logits, targets, gamma)
+
+
+def _focal_bwd(
+    residuals: tuple[Array, Array, Array], cotangent: Array
+) -> tuple[Array, Array, Array]:
+    logits, targets, gamma = residuals
+    sigmoid, complement = _sigmoids(logits)
+    wrong = _wrong(targets, sigmoid, complement)
+    loss = _entropy(logits, targets)
+    power = safe_power(wrong, gamma)
+    never = wrong == 0
+    divisor = jnp.where(never, 1, wrong)
+    relative = (1 - 2 * targets) * jnp.where(never, 0, sigmoid * complement / divisor)
+    slope = (1 - targets) * sigmoid - targets * complement
+    to_logits = power * (gamma * safe_product(relative, loss) + slope)
+    swing = jnp.where(never, 0, (complement - sigmoid) / divisor)
+    to_targets = safe_product(power, gamma * safe_product(swing, loss) - logits)
+    to_gamma = safe_product(power * jnp.log(divisor), loss)
+    return to_logits * cotangent, to_targets * cotangent, to_gamma * cotangent
+
+
+_focal.defvjp(_focal_fwd, _focal_bwd)
+
+
+def _sigmoids(logits: Array) -> tuple[Array, Array]:
+    """sigma(z) and sigma(-z)."""
+    positive = logits > 0
+    tail = jnp.exp(-jnp.where(positive, logits, -logits))
+    larger, smaller = 1 / (1 + tail), tail / (1 + tail)
+    sigmoid = jnp.where(positive, larger, smaller)
+    return sigmoid, jnp.where(positive, smaller, larger)
+
+
+def _wrong(targets: Array, sigmoid: Array, complement: Array) -> Array:
+    return targets * complement + (1 - targets) * sigmoid
+
+
+def _entropy(logits: Array, targets: Array) -> Array:
+    negative, positive = _softplus_of_both_signs(logits)
+    return safe_product(targets, negative) + safe_product(1 - targets, positive)

@@ -1,0 +1,134 @@
+"""The cosine of the angle between vectors, to the last digits at any scale and any angle."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxloss._autodiff import custom_vjp
+from jaxloss._vectors import scaled
+
+# With r = b - (a.b / a.a) a, the part of b that is orthogonal to a,
+#
+#     sin^2 = |r|^2 / |b|^2        1 - |cos| = sin^2 / (1 + sqrt(1 - sin^2))
+#     d cos / da = r / (|a| |b|)
+#
+# so the distance of nearly parallel vectors is a square of their small difference, and not the
+# difference of 1 and a number near it. All is computed from vectors that were scaled by powers of
+# two, whose squares neither overflow nor underflow.
+
+
+@functools.partial(custom_vjp, static=1)
+def distance(first: Array, second: Array, axis: int) -> Array:
+    """1 - cos, 1 for zero vectors."""
+    return _distance_fwd(first, second, axis)[0]
+
+
+def _distance_fwd(first: Array, second: Array, axis: int) -> tuple[Array, tuple[Array, Array]]:
+    angle = _angle(first, second, axis)
+    near = jnp.where(angle.cosine > 0, angle.deficit, 2 - angle.deficit)
+    value = jnp.where(angle.steep, 1 - angle.cosine, near)
+    return jnp.squeeze(value, axis), (first, second)
+
+
+def _distance_bwd(
+    axis: int, residuals: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
+    to_first, to_second = _similarity_bwd(axis, residuals, cotangent)
+    return -to_first, -to_second
+
+
+@functools.partial(custom_vjp, static=1)
+def similarity(first: Array, second: Array, axis: int) -> Array:
+    """The cosine, 0 for zero vectors, never beyond 1 in size."""
+    return _similarity_fwd(first, second, axis)[0]
+
+
+def _similarity_fwd(first: Array, second: Array, axis: int) -> tuple[Array, tuple[Array, Array]]:
+    angle = _angle(first, second, axis)
+    near = (1 - angle.deficit) * jnp.sign(angle.cosine)
+    return jnp.squeeze(jnp.where(angle.steep, angle.cosine, near), axis), (first, second)
+
+
+def _similarity_bwd(
+    axis: int, residuals: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
+    cotangent = jnp.expand_dims(cotangent, axis)
+    first, second = residuals
+    return (
+        _slope(first, second, axis) * cotangent,
+        _slope(second, first, axis) * cotangent,
+    )
+
+
+distance.defvjp(_distance_fwd, _distance_bwd)
+similarity.defvjp(_similarity_fwd, _similarity_bwd)
+
+
+class _Angle(NamedTuple):
+    cosine: Array
+    deficit: Array  # 1 - |cos|
+    steep: Array  # Whether 1 - cos and cos lose nothing by being computed from each other.
+
+
+def _angle(first: Array, second: Array, axis: int) -> _Angle:
+    first, _ = scaled(first, axis)
+    second, _ = scaled(second, axis)
+    first_square, second_square = _dot(first, first, axis), _dot(second, second, axis)
+    product = _dot(first, second, axis)
+    lengths = _root(first_square) * _root(second_square)
+    cosine = product / lengths
+    orthogonal = _orthogonal(second, first, product, first_square, axis)
+    squared_sine = jnp.minimum(_dot(orthogonal, orthogonal, axis) / _nonzero(second_square), 1)
+    deficit = squared_sine / (1 + _root(1 - squared_sine))
+    # A NaN is neither steep nor flat, and shows in the deficit.
+    return _Angle(cosine, deficit, jnp.abs(cosine) < 0.7)
+
+
+def _slope(first: Array, second: Array, axis: int) -> Array:
+    """d cos / d first."""
+    first, scale = scaled(first, axis)
+    second, _ = scaled(second, axis)
+    first_square, second_square = _dot(first, first, axis), _dot(second, second, axis)
+    product = _dot(first, second, axis)
+    orthogonal = _orthogonal(second, first, product, first_square, axis)
+    slope = orthogonal / (_root(first_square) * _root(second_square)) / scale
+    return jnp.where((first_square == 0) | (second_square == 0), 0, slope)
+
+
+def _dot(first: Array, second: Array, axis: int) -> Array:
+    return jnp.sum(first * second, axis, keepdims=True)
+
+
+def _nonzero(square: Array) -> Array:
+    return jnp.where(square == 0, 1, square)
+
+
+def _root(square: Array) -> Array:
+    """The square root, and 1 of 0, where its derivative would be infinite."""
+    return jnp.sqrt(_nonzero(square))
+
+
+def _orthogonal(vector: Array, to: Array, product: Array, square: Array, axis: int) -> Array:
+    """What is left of a vector when its part along another one is taken out."""
+    factor = product / _nonzero(square)
+    # Dekker's product gives the rounding error of factor * to, which near parallel vectors is as
+    # large as what is left; to derivatives it is a constant 0.
+    along = factor * to
+    factor_high, to_high = _high(factor), _high(to)
+    factor_low, to_low = factor - factor_high, to - to_high
+    error = factor_high * to_high - along
+    error = ((error + factor_high * to_low) + factor_low * to_high) + factor_low * to_low
+    left = (vector - along) - jax.lax.stop_gradient(error)
+    # The factor was rounded, so a little along `to` is left: once more.
+    return left - _dot(left, to, axis) / _nonzero(square) * to
+
+
+def _high(values: Array) -> Array:
+    """The upper half of the digits: products of two such are exact."""
+    limits = jnp.finfo(values.dtype)
+    return jax.lax.reduce_precision(values, limits.nexp, (limits.nmant + 1) // 2 - 1)

@@ -1,0 +1,282 @@
+"""Elementary functions with the derivatives that losses need at zeros, kinks and infinities."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Real
+
+from jaxloss import _check
+from jaxloss._autodiff import custom_vjp
+
+
+def safe_product(
+    factor: Real[ArrayLike, "*shape"], term: Real[ArrayLike, "*shape"]
+) -> Float[Array, "*shape"]:
+    r"""Product of a factor and a term in which 0 times $\pm\infty$ is 0.
+
+    Gradient: $(term, factor)$, the first 0 where the term was dropped; so nothing comes back from a
+    dropped term in any mode. NaN stays NaN.
+
+    Args:
+        factor: real numbers.
+        term: real numbers of the same shape, infinite perhaps.
+
+    Returns:
+        The shape of the inputs; float32, or float64 for float64 input.
+
+    Raises:
+        TypeError: an input is not made of real numbers.
+        ValueError: the shapes differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.primitives.safe_product(jnp.array([0.0, 2.0]), jnp.array([-jnp.inf, 3.0]))
+        Array([0., 6.], dtype=float32)
+    """
+    factor, term = _check.matched("safe_product", factor=factor, term=term)
+    return factor * jnp.where((factor == 0) & jnp.isinf(term), 0, term)
+
+
+def safe_power(
+    base: Real[ArrayLike, "*shape"], exponent: Real[ArrayLike, "*shape"]
+) -> Float[Array, "*shape"]:
+    r"""Power of a base of at least 0, with derivative 0 at 0, where that may be infinite.
+
+    $$x^a, \qquad 0^0 = 1$$
+
+    Gradient: $(a x^{a - 1}, x^a \log x)$ for $x > 0$, and 0 for $x = 0$.
+
+    Args:
+        base: real numbers, at least 0.
+        exponent: real numbers of the same shape, at least 0.
+
+    Returns:
+        The shape of the inputs; float32, or float64 for float64 input.
+
+    Raises:
+        TypeError: an input is not made of real numbers.
+        ValueError: the shapes differ.
+
+    Example:
+        >>> import jax
+        >>> import jaxloss
+        >>> jax.grad(jaxloss.primitives.safe_power)(0.0, 0.5)
+        Array(0., dtype=float32, weak_type=True)
+    """
+    base, exponent = _check.matched("safe_power", base=base, exponent=exponent)
+    zero = base == 0
+    of_zero = (exponent == 0).astype(base.dtype)
+    return jnp.where(zero, of_zero, jnp.where(zero, 1, base) ** exponent)
+
+
+def xlogy(x: Real[ArrayLike, "*shape"], y: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
+    r"""Product of $x$ and $\log y$ in which $0 \log 0$ is 0.
+
+    Gradient: $(\log y, x / y)$, both 0 where $x$ and $y$ are. NaN where $y < 0$.
+
+    Args:
+        x: real numbers.
+        y: real numbers of the same shape, at least 0.
+
+    Returns:
+        The shape of the inputs; float32, or float64 for float64 input.
+
+    Raises:
+        TypeError: an input is not made of real numbers.
+        ValueError: the shapes differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.primitives.xlogy(jnp.array([0.0, 2.0]), jnp.array([0.0, 1.0]))
+        Array([0., 0.], dtype=float32)
+    """
+    x, y = _check.matched("xlogy", x=x, y=y)
+    # Both guards are needed: the first keeps NaN out of the value, the second out of derivatives.
+    nothing = (x == 0) & (y == 0)
+    return x * jnp.where(nothing, 0, jnp.log(jnp.where(nothing, 1, y)))
+
+
+def absolute(values: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
+    r"""Absolute value, with derivative 0 at 0.
+
+    Gradient: the sign, the subgradient of least norm at 0, where that of `jnp.abs` is 1.
+
+    Args:
+        values: real numbers.
+
+    Returns:
+        The shape of the input; float32, or float64 for float64 input.
+
+    Raises:
+        TypeError: the input is not made of real numbers.
+
+    Example:
+        >>> import jax
+        >>> import jaxloss
+        >>> jax.grad(jaxloss.primitives.absolute)(0.0)
+        Array(0., dtype=float32, weak_type=True)
+    """
+    [values] = _check.matched("absolute", values=values)
+    return _absolute(values)
+
+
+@custom_vjp
+def _absolute(values: Array) -> Array:
+    return jnp.abs(values)
+
+
+_absolute.defvjp(
+    lambda values: (jnp.abs(values), values),
+    lambda values, cotangent: (jnp.sign(values) * cotangent,),
+)
+
+
+def positive_part(values: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
+    r"""The larger of a value and 0, with derivative 0 at 0.
+
+    $$[x]_+ = \max(x, 0)$$
+
+    Gradient: 1 above 0, 0 at 0 (the subgradient of least norm) and below, NaN at NaN.
+
+    Args:
+        values: real numbers.
+
+    Returns:
+        The shape of the input; float32, or float64 for float64 input.
+
+    Raises:
+        TypeError: the input is not made of real numbers.
+
+    Example:
+        >>> import jax
+        >>> import jaxloss
+        >>> jax.grad(jaxloss.primitives.positive_part)(0.0)
+        Array(0., dtype=float32, weak_type=True)
+    """
+    [values] = _check.matched("positive_part", values=values)
+    return _positive_part(values)
+
+
+@custom_vjp
+def _positive_part(values: Array) -> Array:
+    return jnp.maximum(values, 0)
+
+
+# By arithmetic and not by a selection, so that NaN stays NaN: max(sign x, 0).
+_positive_part.defvjp(
+    lambda values: (jnp.maximum(values, 0), values),
+    lambda values, cotangent: (jnp.maximum(jnp.sign(values), 0) * cotangent,),
+)
+
+
+def softplus(values: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
+    r"""Logarithm of one plus the exponential.
+
+    $$\log(1 + e^x) = \max(x, 0) + \log(1 + e^{-|x|})$$
+
+    Gradient: the sigmoid, which keeps its relative accuracy far below 0.
+
+    Args:
+        values: real numbers; infinities give the limits.
+
+    Returns:
+        The shape of the input; float32, or float64 for float64 input.
+
+    Raises:
+        TypeError: the input is not made of real numbers.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.primitives.softplus(jnp.array([-20.0, 0.0, 200.0]))
+        Array([2.061e-09, 6.931e-01, 2.000e+02], dtype=float32)
+    """
+    [values] = _check.matched("softplus", values=values)
+    return _softplus(values)
+
+
+@custom_vjp
+def _softplus(values: Array) -> Array:
+    return _softplus_fwd(values)[0]
+
+
+# Of the sigmoid's two forms, 1 / (1 + u) and u / (1 + u) with u = e^-|x|, each is taken where it
+# does not cancel. |x| and max are both selected on x > 0, so that at 0 too they are one smooth
+# branch to the derivatives of higher order.
+
+
+def _softplus_fwd(values: Array) -> tuple[Array, Array]:
+    positive = values > 0
+    tail = jnp.log1p(jnp.exp(-jnp.where(positive, values, -values)))
+    return jnp.where(positive, values, 0) + tail, values
+
+
+def _softplus_bwd(values: Array, cotangent: Array) -> tuple[Array]:
+    positive = values > 0
+    tail = jnp.exp(-jnp.where(positive, values, -values))
+    return (jnp.where(positive, 1, tail) / (1 + tail) * cotangent,)
+
+
+_softplus.defvjp(_softplus_fwd, _softplus_bwd)
+
+
+def log_cosh(values: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
+    r"""Logarithm of the hyperbolic cosine.
+
+    $$\log\cosh x$$
+
+    Accurate near 0, where it is about $x^2/2$, and far away, where it is $|x| - \log 2$. Gradient:
+    $\tanh x$.
+
+    Args:
+        values: real numbers.
+
+    Returns:
+        The shape of the input; float32, or float64 for float64 input.
+
+    Raises:
+        TypeError: the input is not made of real numbers.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.primitives.log_cosh(jnp.array([1e-4, 100.0]))
+        Array([5.000e-09, 9.931e+01], dtype=float32)
+    """
+    [values] = _check.matched("log_cosh", values=values)
+    return _log_cosh(values)
+
+
+@custom_vjp
+def _log_cosh(values: Array) -> Array:
+    return _log_cosh_fwd(values)[0]
+
+
+# Below 1, log1p(cosh a - 1) with cosh a - 1 = a^2/2 (1 + a^2/12 (1 + a^2/30 (...))), a sum of
+# positive terms that keeps every digit of a small a; nine terms are enough for float64. From 1 on,
+# log cosh a = a - log 2 + log1p(exp(-2a)). Each branch sees only arguments that it can hold.
+_COSH_TERMS = 9
+
+
+def _log_cosh_fwd(values: Array) -> tuple[Array, Array]:
+    sizes = jnp.abs(values)
+    squares = jnp.square(sizes)
+    series = jnp.ones_like(squares)
+    for n in range(_COSH_TERMS, 1, -1):
+        series = 1 + squares * (series / (2 * n * (2 * n - 1)))
+    near = jnp.log1p(squares / 2 * series)
+    far = (sizes - math.log(2)) + jnp.log1p(jnp.exp(-2 * sizes))
+    return jnp.where(sizes < 1, near, far), values
+
+
+def _log_cosh_bwd(values: Array, cotangent: Array) -> tuple[Array]:
+    return (jnp.tanh(values) * cotangent,)
+
+
+_log_cosh.defvjp(_log_cosh_fwd, _log_cosh_bwd)

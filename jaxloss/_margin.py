@@ -1,0 +1,245 @@
+"""Losses of a score and a sign: f(sign * score), one value per element.
+
+Signs are 1 and -1, of any real dtype but bool. Anything else (0, a smoothed label) gives NaN in
+loss and gradient; no gradient comes back to them.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Real
+
+from jaxloss import _check, _options
+from jaxloss.primitives import positive_part, softplus
+
+
+def _signed(function: str, signs: ArrayLike, **scores: ArrayLike) -> tuple[Array, ...]:
+    """The scores and the signs, of one shape and in the dtype that the scores are computed in."""
+    arrays = _check.matched(function, **scores)
+    numbers = _check.signs(function, signs, arrays[0].dtype)
+    _check.same_shape(function, **dict(zip(scores, arrays, strict=True)), signs=numbers)
+    return *arrays, numbers
+
+
+@_check.known_keywords
+def hinge(
+    scores: Real[ArrayLike, "*shape"], signs: Real[ArrayLike, "*shape"]
+) -> Float[Array, "*shape"]:
+    r"""Hinge loss of a score against a sign: 0 from a margin of 1 on.
+
+    $$\ell = [1 - y z]_+$$
+
+    for score $z$ and sign $y$. Gradient: $-y$ within the margin, 0 on its edge and beyond.
+
+    Args:
+        scores: real numbers; their sign is the decision.
+        signs: 1 or -1, of the same shape.
+
+    Returns:
+        One loss per element; float32, or float64 for float64 scores.
+
+    Raises:
+        TypeError: `scores` are not real numbers, or `signs` are booleans or no numbers.
+        ValueError: the shapes differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.hinge(jnp.array([0.2, 0.2, 3.0]), jnp.array([1, -1, 1]))
+        Array([0.8, 1.2, 0. ], dtype=float32)
+
+    Source: Cortes and Vapnik, "Support-vector networks" (1995); Optax `hinge_loss`.
+    """
+    scores, signs = _signed("hinge", signs, scores=scores)
+    return positive_part(1 - signs * scores)
+
+
+@_check.known_keywords
+def squared_hinge(
+    scores: Real[ArrayLike, "*shape"], signs: Real[ArrayLike, "*shape"]
+) -> Float[Array, "*shape"]:
+    r"""Squared hinge loss of a score against a sign: a hinge without a kink.
+
+    $$\ell = [1 - y z]_+^2$$
+
+    for score $z$ and sign $y$. Gradient: $-2 y [1 - y z]_+$.
+
+    Args:
+        scores: real numbers; their sign is the decision.
+        signs: 1 or -1, of the same shape.
+
+    Returns:
+        One loss per element; float32, or float64 for float64 scores.
+
+    Raises:
+        TypeError: `scores` are not real numbers, or `signs` are booleans or no numbers.
+        ValueError: the shapes differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.squared_hinge(jnp.array([0.5, 3.0]), jnp.array([1, 1]))
+        Array([0.25, 0.  ], dtype=float32)
+
+    Source: Chang, Hsieh and Lin, "Coordinate descent method for large-scale L2-loss linear support
+    vector machines" (2008), equation 2.
+    """
+    scores, signs = _signed("squared_hinge", signs, scores=scores)
+    return jnp.square(positive_part(1 - signs * scores))
+
+
+@_check.known_keywords
+def perceptron(
+    scores: Real[ArrayLike, "*shape"], signs: Real[ArrayLike, "*shape"]
+) -> Float[Array, "*shape"]:
+    r"""Perceptron loss of a score against a sign: how far it is on the wrong side.
+
+    $$\ell = [-y z]_+$$
+
+    for score $z$ and sign $y$. Gradient: $-y$ on the wrong side, 0 on the right one and at 0.
+
+    Args:
+        scores: real numbers; their sign is the decision.
+        signs: 1 or -1, of the same shape.
+
+    Returns:
+        One loss per element, in the scores' unit; float32, or float64 for float64 scores.
+
+    Raises:
+        TypeError: `scores` are not real numbers, or `signs` are booleans or no numbers.
+        ValueError: the shapes differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.perceptron(jnp.array([2.0, 2.0]), jnp.array([1, -1]))
+        Array([0., 2.], dtype=float32)
+
+    Source: Rosenblatt, "The perceptron" (1958); Optax `perceptron_loss`.
+    """
+    scores, signs = _signed("perceptron", signs, scores=scores)
+    return positive_part(0 - signs * scores)
+
+
+@_check.known_keywords
+def soft_margin(
+    scores: Real[ArrayLike, "*shape"], signs: Real[ArrayLike, "*shape"]
+) -> Float[Array, "*shape"]:
+    r"""Logistic loss of a score against a sign.
+
+    $$\ell = \log(1 + e^{-y z})$$
+
+    for score $z$ and sign $y$; it never overflows. Gradient: $-y\,\sigma(-y z)$: a score is pushed
+    up where the sign is 1 and down where it is -1.
+
+    Args:
+        scores: real numbers; their sign is the decision.
+        signs: 1 or -1, of the same shape. For targets of 0 and 1, or between, see
+            `binary_cross_entropy_with_logits`.
+
+    Returns:
+        One loss per element, in nats; float32, or float64 for float64 scores.
+
+    Raises:
+        TypeError: `scores` are not real numbers, or `signs` are booleans or no numbers.
+        ValueError: the shapes differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.soft_margin(jnp.array([20.0, -100.0]), jnp.array([1, 1]))
+        Array([2.061e-09, 1.000e+02], dtype=float32)
+
+    Source: PyTorch `soft_margin_loss`.
+    """
+    scores, signs = _signed("soft_margin", signs, scores=scores)
+    return softplus(0 - signs * scores)
+
+
+@_check.known_keywords
+def hinge_embedding(
+    distances: Real[ArrayLike, "*shape"],
+    signs: Real[ArrayLike, "*shape"],
+    *,
+    margin: Real[ArrayLike, ""] = 1.0,
+) -> Float[Array, "*shape"]:
+    r"""Loss of the distance of a pair: itself for similar pairs, a hinge for dissimilar ones.
+
+    $$\ell = \begin{cases} d & y = 1 \\ [m - d]_+ & y = -1 \end{cases}$$
+
+    for distance $d$ and margin $m$. Gradient: 1 for similar pairs; for others -1 within the margin,
+    0 on its edge and beyond.
+
+    Args:
+        distances: real numbers, as a rule at least 0.
+        signs: 1 for similar, -1 for dissimilar pairs, of the same shape.
+        margin: the distance from which dissimilar pairs are right, in the distances' unit.
+
+    Returns:
+        One loss per element, in the distances' unit; float32, or float64 for float64 distances.
+
+    Raises:
+        TypeError: `distances` are not real numbers, or `signs` are booleans or no numbers.
+        ValueError: the shapes differ, or `margin` is not a finite scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.hinge_embedding(jnp.array([0.3, 0.3, 2.0]), jnp.array([1, -1, -1]))
+        Array([0.3, 0.7, 0. ], dtype=float32)
+
+    Source: Hadsell, Chopra and LeCun, "Dimensionality reduction by learning an invariant mapping"
+    (2006), without the squares; PyTorch `hinge_embedding_loss`.
+    """
+    function = "hinge_embedding"
+    distances, signs = _signed(function, signs, distances=distances)
+    margin = _options.number(function, "margin", margin).astype(distances.dtype)
+    losses = jnp.where(signs == 1, distances, positive_part(margin - distances))
+    return losses * jnp.abs(signs)  # 1, or NaN.
+
+
+@_check.known_keywords
+def margin_ranking(
+    first_scores: Real[ArrayLike, "*shape"],
+    second_scores: Real[ArrayLike, "*shape"],
+    signs: Real[ArrayLike, "*shape"],
+    *,
+    margin: Real[ArrayLike, ""] = 0.0,
+) -> Float[Array, "*shape"]:
+    r"""Loss of two scores of which the sign says which should be the higher, by a margin.
+
+    $$\ell = [m - y (z_1 - z_2)]_+$$
+
+    with $y = 1$ where the first should be higher. Gradient: $-y$ and $y$ where the margin is
+    missed, 0 on its edge and beyond.
+
+    Args:
+        first_scores: real numbers.
+        second_scores: real numbers of the same shape.
+        signs: 1 where the first score should be higher, -1 where the second, of the same shape.
+        margin: by how much, in the scores' unit.
+
+    Returns:
+        One loss per element, in the scores' unit; float32, or float64 for float64 scores.
+
+    Raises:
+        TypeError: scores are not real numbers, or `signs` are booleans or no numbers.
+        ValueError: the shapes differ, or `margin` is not a finite scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.margin_ranking(jnp.array([1.0, 1.0]), jnp.array([3.0, 3.0]), jnp.array([1, -1]))
+        Array([2., 0.], dtype=float32)
+
+    Source: Joachims, "Optimizing search engines using clickthrough data" (2002), section 5; PyTorch
+    `margin_ranking_loss`.
+    """
+    function = "margin_ranking"
+    first, second, signs = _signed(
+        function, signs, first_scores=first_scores, second_scores=second_scores
+    )
+    margin = _options.number(function, "margin", margin).astype(first.dtype)
+    return positive_part(margin - signs * (first - second))

@@ -1,0 +1,17 @@
+"""The table of cases: one row per loss and option, run through every law of the suite.
+
+Formulas are plain float64 maths, with none of the library's care: `formula` for autodiff, and
+`gradient`, with respect to the first argument, by hand from a textbook. Samples are smooth points.
+"""
+
+from tests.cases.binary import BINARY
+from tests.cases.case import Case as Case
+from tests.cases.classification import CLASSIFICATION
+from tests.cases.pairs import PAIRS
+from tests.cases.primitives import PRIMITIVES as PRIMITIVES
+from tests.cases.regression import REGRESSION
+
+CASES = (*REGRESSION, *BINARY, *CLASSIFICATION, *PAIRS)
+
+# One row for each loss: the others differ in options alone, which are traced no differently.
+BASE = tuple({case.name: case for case in reversed(CASES)}.values())[::-1]

@@ -1,0 +1,280 @@
+"""Values and gradients, in units in the last place, from mpmath's at the exact inputs."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+
+import jaxloss
+from jaxloss import primitives
+from tests.helpers import value_and_gradient
+
+
+@pytest.fixture(autouse=True)
+def many_digits():
+    with mpmath.workdps(60):
+        yield
+
+
+def ulps(ours, truths):
+    """Error in units in the last place of the result's dtype."""
+    truths = np.array([float(truth) for truth in truths])
+    return np.max(
+        np.abs(ours.astype(np.float64) - truths) / np.spacing(np.abs(truths).astype(np.float32))
+    )
+
+
+def cross_entropy_truth(row, label):
+    total = mpmath.fsum(mpmath.exp(mpmath.mpf(float(z))) for z in row)
+    loss = mpmath.log(total) - float(row[label])
+    gradient = [mpmath.exp(float(z)) / total for z in row]
+    gradient[label] = -mpmath.fsum(p for j, p in enumerate(gradient) if j != label)
+    return loss, gradient
+
+
+@pytest.mark.parametrize("spread", [1, 5, 30], ids=["benign", "spread", "confident"])
+def test_cross_entropy_to_the_last_places(spread, rng):
+    logits = (rng.normal(size=(200, 7)) * spread).astype(np.float32)
+    labels = rng.integers(0, 7, 200)
+    labels[::2] = logits[::2].argmax(-1)
+    value, gradient = value_and_gradient(
+        lambda z: jaxloss.cross_entropy(z, labels), jnp.asarray(logits)
+    )
+    with mpmath.workdps(60):
+        truths = [
+            cross_entropy_truth(row, label) for row, label in zip(logits, labels, strict=True)
+        ]
+        # XLA flushes the terms that underflow, which near there are part of the sum.
+        normal = np.array([[abs(g) > 1e-30 for g in truth[1]] for truth in truths])
+        kept = np.array([truth[0] > 1e-30 for truth in truths])
+        # XLA's exp is within 1 and its log1p within 1.7; sum, quotient and product add the rest.
+        assert ulps(value[kept], [t[0] for t, k in zip(truths, kept, strict=True) if k]) <= 3.5
+        flat = [g for truth in truths for g in truth[1]]
+        flat = [g for g, ok in zip(flat, normal.ravel(), strict=True) if ok]
+        assert ulps(gradient[normal], flat) <= 4
+
+
+@pytest.mark.parametrize("spread", [1, 30], ids=["benign", "confident"])
+def test_binary_cross_entropy_with_logits_to_the_last_places(spread, rng):
+    logits = np.clip(rng.normal(size=400) * spread, -80, 80).astype(np.float32)
+    targets = rng.integers(0, 2, 400)
+    value, gradient = value_and_gradient(
+        lambda z: jaxloss.binary_cross_entropy_with_logits(z, targets), jnp.asarray(logits)
+    )
+    with mpmath.workdps(60):
+        signed = [
+            (-1 if y else 1) * mpmath.mpf(float(z)) for z, y in zip(logits, targets, strict=True)
+        ]
+        assert ulps(value, [mpmath.log1p(mpmath.exp(z)) for z in signed]) <= 2
+        slopes = [1 / (1 + mpmath.exp(-z)) for z in signed]
+        slopes = [-s if y else s for s, y in zip(slopes, targets, strict=True)]
+        assert ulps(gradient, slopes) <= 3
+
+
+def test_log_cosh_in_double_precision(x64):
+    errors = np.array([1e-9, 1e-3, 0.3, 0.7, 0.999, 1.0, 1.5, 30.0])
+    losses = np.asarray(jaxloss.log_cosh(errors, np.zeros(8)))
+    with mpmath.workdps(60):
+        truths = [float(mpmath.log(mpmath.cosh(mpmath.mpf(e)))) for e in errors.tolist()]
+    np.testing.assert_allclose(losses, truths, rtol=1e-15)
+
+
+def test_regression_to_the_last_places(rng):
+    errors = np.concatenate([rng.normal(size=200), 10.0 ** rng.uniform(-8, 8, 200)])
+    errors = errors.astype(np.float32)
+    zeros = jnp.zeros_like(errors)
+    value, gradient = value_and_gradient(lambda p: jaxloss.huber(p, zeros), jnp.asarray(errors))
+    exact = [mpmath.mpf(float(e)) for e in errors]
+    assert ulps(value, [e**2 / 2 if abs(e) < 1 else abs(e) - 0.5 for e in exact]) <= 2
+    assert ulps(gradient, [min(max(e, -1), 1) for e in exact]) <= 0
+    value, gradient = value_and_gradient(lambda p: jaxloss.log_cosh(p, zeros), jnp.asarray(errors))
+    with mpmath.workdps(60):
+        small = [e for e in exact if abs(e) < 1000]
+        kept = np.abs(errors) < 1000
+        assert ulps(value[kept], [mpmath.log(mpmath.cosh(e)) for e in small]) <= 5
+        assert ulps(gradient[kept], [mpmath.tanh(e) for e in small]) <= 5
+
+
+def exact(array):
+    return [mpmath.mpf(float(x)) for x in np.ravel(array)]
+
+
+def off_by(results, truths):
+    """The largest error in ULP, of truths that float32 can hold."""
+    held = [n for n, truth in enumerate(truths) if abs(truth) > 1e-30]
+    return ulps(np.ravel(results)[held], [truths[n] for n in held])
+
+
+REGIMES = {"benign": (-4, 4), "right": (0, 25), "wrong": (-80, 0)}
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.5, 2.0])
+@pytest.mark.parametrize("regime", REGIMES)
+def test_focal_losses(regime, gamma, rng):
+    logits = rng.uniform(*REGIMES[regime], 200).astype(np.float32)
+    rows = np.stack([logits, np.zeros_like(logits)], -1)
+
+    @jax.jit
+    def run(logits, rows):
+        sigmoid = functools.partial(jaxloss.sigmoid_focal, gamma=gamma)
+        softmax = functools.partial(jaxloss.softmax_focal, gamma=gamma)
+        ones, zeros = jnp.ones(200), jnp.zeros(200, jnp.int32)
+        return (
+            sigmoid(logits, ones),
+            jax.grad(lambda z: jnp.sum(sigmoid(z, ones)))(logits),
+            softmax(rows, zeros),
+            jax.grad(lambda z: jnp.sum(softmax(z, zeros)))(rows)[:, 0],
+        )
+
+    wrong = [1 / (1 + mpmath.exp(z)) for z in exact(logits)]
+    losses = [mpmath.log1p(mpmath.exp(-z)) for z in exact(logits)]
+    values = [q**gamma * loss for q, loss in zip(wrong, losses, strict=True)]
+    slopes = [
+        -(q**gamma) * (gamma * (1 - q) * loss + q) for q, loss in zip(wrong, losses, strict=True)
+    ]
+    of_sigmoid, slope_of_sigmoid, of_softmax, slope_of_softmax = run(logits, rows)
+    # A square doubles the error of its base, which for the softmax is XLA's expm1.
+    assert off_by(of_sigmoid, values) <= 6
+    assert off_by(slope_of_sigmoid, slopes) <= 8
+    assert off_by(of_softmax, values) <= 10
+    assert off_by(slope_of_softmax, slopes) <= 8
+
+
+def test_soft_margin(rng):
+    scores = rng.uniform(-80, 80, 300).astype(np.float32)
+    value, gradient = value_and_gradient(lambda z: jaxloss.soft_margin(z, jnp.ones(300)), scores)
+    assert off_by(value, [mpmath.log1p(mpmath.exp(-z)) for z in exact(scores)]) <= 2
+    assert off_by(gradient, [-1 / (1 + mpmath.exp(z)) for z in exact(scores)]) <= 2.5
+
+
+ANGLES = {
+    "any": (None, 1, 1),
+    "scales": (None, 1e25, 1e-25),
+    "near": (1e-3, 1e-20, 1e20),
+    "nearer": (1e-6, 1, 3.3),
+    "rounding": (1e-7, 1, 1),
+}
+
+
+@pytest.mark.parametrize("closed_over", [False, True])
+@pytest.mark.parametrize("angle", ANGLES)
+def test_cosines(angle, closed_over, rng):
+    """The second vectors are an argument of the program, or constants that XLA may fold."""
+    difference, *scales = ANGLES[angle]
+    first = rng.normal(size=(60, 7))
+    second = rng.normal(size=(60, 7)) if difference is None else first
+    second = second + (difference or 0) * rng.normal(size=(60, 7))
+    first, second = (
+        (vectors * scale).astype(np.float32)
+        for vectors, scale in zip((first, second), scales, strict=True)
+    )
+
+    def run(first, second):
+        return (
+            jaxloss.cosine_distance(first, second),
+            jaxloss.cosine_similarity(first, second),
+            jax.grad(lambda a: jnp.sum(jaxloss.cosine_distance(a, second)))(first),
+        )
+
+    program = jax.jit(lambda first: run(first, second)) if closed_over else jax.jit(run)
+    results = program(*([first] if closed_over else [first, second]))
+    for *row, a, b in zip(*results, first, second, strict=True):
+        distance, similarity, gradient = map(np.asarray, row)
+        a, b = exact(a), exact(b)
+        length_a, length_b = (mpmath.sqrt(mpmath.fsum(x * x for x in v)) for v in (a, b))
+        cosine = mpmath.fsum(x * y for x, y in zip(a, b, strict=True)) / (length_a * length_b)
+        assert off_by(distance, [1 - cosine]) <= 4.5
+        assert abs(float(similarity) - float(cosine)) <= 2e-7
+        slopes = [
+            (cosine * x / length_a - y / length_b) / length_a for x, y in zip(a, b, strict=True)
+        ]
+        largest = max(map(abs, slopes))
+        errors = [abs(g - s) for g, s in zip(exact(gradient), slopes, strict=True)]
+        assert max(errors) <= 6e-7 * largest
+
+
+@pytest.mark.parametrize("scale", [1, 1e25, 1e-25])
+@pytest.mark.parametrize("p", [1, 1.5, 2, 3])
+def test_norms(p, scale, rng):
+    vectors = (rng.normal(size=(60, 7)) * scale).astype(np.float32)
+    value, gradient = value_and_gradient(lambda x: primitives.norm(x, p=p), vectors)
+    lengths = [mpmath.fsum(abs(x) ** mpmath.mpf(p) for x in exact(row)) for row in vectors]
+    lengths = [length ** (1 / mpmath.mpf(p)) for length in lengths]
+    slopes = [
+        mpmath.sign(x) * (abs(x) / length) ** (mpmath.mpf(p) - 1)
+        for row, length in zip(vectors, lengths, strict=True)
+        for x in exact(row)
+    ]
+    assert off_by(value, lengths) <= 2.5
+    assert off_by(gradient, slopes) <= 6
+
+
+@pytest.mark.parametrize("difference", [1, 0.1, 1e-3, 1e-6])
+def test_divergences_of_near_and_far_distributions(difference, rng):
+    log_probs = rng.normal(size=(60, 6))
+    log_probs -= np.log(np.exp(log_probs).sum(-1, keepdims=True))
+    targets = (log_probs + difference * rng.normal(size=(60, 6))).astype(np.float32)
+    log_probs = log_probs.astype(np.float32)
+    generalized, jensen_shannon = [], []
+    for row, target in zip(log_probs, targets, strict=True):
+        p, t = ([mpmath.exp(x) for x in exact(logs)] for logs in (row, target))
+        pairs = list(zip(p, t, strict=True))
+        generalized.append(mpmath.fsum(b * mpmath.log(b / a) - b + a for a, b in pairs))
+        jensen_shannon.append(
+            mpmath.fsum(
+                a * mpmath.log(2 * a / (a + b)) + b * mpmath.log(2 * b / (a + b)) for a, b in pairs
+            )
+            / 2
+        )
+    for loss, truths, allowed in (
+        (jaxloss.generalized_kl_divergence, generalized, 3.5),
+        (jaxloss.js_divergence, jensen_shannon, 8),  # XLA's tanh is within 2.9, and doubled.
+    ):
+        value, gradient = value_and_gradient(
+            lambda p, loss=loss: loss(p, targets, log_targets=True), log_probs
+        )
+        assert off_by(value, truths) <= allowed
+    differences = [
+        mpmath.exp(a) - mpmath.exp(b) for a, b in zip(exact(log_probs), exact(targets), strict=True)
+    ]
+    gradient = jax.jit(
+        jax.grad(lambda p: jnp.sum(jaxloss.generalized_kl_divergence(p, targets, log_targets=True)))
+    )(log_probs)
+    assert off_by(gradient, differences) <= 6
+
+
+def test_squared_log_error_of_near_and_far_values(rng):
+    predictions = rng.uniform(0, 10, 300).astype(np.float32)
+    changes = 1 + rng.normal(size=300) * 10.0 ** rng.uniform(-6, 0, 300)
+    targets = np.abs(predictions * changes).astype(np.float32)
+    value, gradient = value_and_gradient(
+        lambda p: jaxloss.squared_log_error(p, targets), predictions
+    )
+    logs = [
+        mpmath.log1p(p) - mpmath.log1p(t)
+        for p, t in zip(exact(predictions), exact(targets), strict=True)
+    ]
+    assert off_by(value, [log**2 for log in logs]) <= 8
+    slopes = [2 * log / (1 + p) for log, p in zip(logs, exact(predictions), strict=True)]
+    assert off_by(gradient, slopes) <= 5
+
+
+def test_triplets_of_near_points(rng):
+    """The distance of points that differ in the last digits is that of the digits."""
+    anchors = rng.normal(size=(60, 3)).astype(np.float32)
+    positives = np.nextafter(anchors, np.float32(9))
+    negatives = anchors + np.float32(1)
+    value, gradient = value_and_gradient(
+        lambda a: jaxloss.triplet_margin(a, positives, negatives, margin=100.0), anchors
+    )
+    distances = np.linalg.norm(anchors.astype(float) - positives, axis=-1)
+    expected = distances - np.linalg.norm(anchors.astype(float) - negatives, axis=-1) + 100
+    np.testing.assert_allclose(value, expected, rtol=2e-7)
+    units = (anchors.astype(float) - positives) / distances[:, None]
+    away = anchors.astype(float) - negatives
+    np.testing.assert_allclose(
+        gradient, units - away / np.linalg.norm(away, axis=-1, keepdims=True), atol=3e-7
+    )
