@@ -19,6 +19,7 @@ from jaxloss._contrastive import (
     sigmoid_contrastive as sigmoid_contrastive,
     supervised_contrastive as supervised_contrastive,
 )
+from jaxloss._ctc import ctc as ctc
 from jaxloss._divergence import (
     generalized_kl_divergence as generalized_kl_divergence,
     js_divergence as js_divergence,

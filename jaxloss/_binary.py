@@ -237,9 +237,8 @@ def multilabel_soft_margin(
     logits, targets = _check.real_arrays(function, logits=logits, targets=targets)
     _check.same_shape(function, logits=logits, targets=targets)
     axis = _check.reduced_axis(function, axis, logits=logits)
-    losses = _logistic(
-        logits, targets.astype(_check.wide(logits, targets)), jnp.ones((1,) * logits.ndim)
-    )
+    targets = targets.astype(_check.wide(logits, targets))
+    losses = _logistic(logits, targets, jnp.ones((1,) * logits.ndim, targets.dtype))
     if class_weights is not None:
         weights = _options.class_weights(function, class_weights, axis, logits=losses)
         losses = losses * jnp.broadcast_to(weights, losses.shape)

@@ -16,6 +16,14 @@ def x64_enabled():
         jax.config.update("jax_enable_x64", False)
 
 
+def quick_jit(function):
+    """`jax.jit` without XLA's optimisations, for laws that hold with and without them.
+
+    Most of the suite's time goes into compiling programs that run once; so it takes half of that.
+    """
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
 def value_and_gradient(function, first):
     """A function's values and the gradient of their sum, in reverse mode."""
 

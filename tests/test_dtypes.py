@@ -39,18 +39,18 @@ def test_low_precision_is_computed_in_float32(case, rng):
 
         return [loss_and_gradient(*arrays) for arrays in samples]
 
-    for (dtype, arrays), (losses, gradient) in zip(
-        samples.items(), run(list(samples.values())), strict=True
+    exact = [
+        [a.astype(np.float64) if a.dtype == dtype else a for a in arrays]
+        for dtype, arrays in samples.items()
+    ]
+    with x64_enabled():
+        expected = case.textbook(exact)
+    for dtype, (losses, gradient), (value, slope) in zip(
+        samples, run(list(samples.values())), expected, strict=True
     ):
         assert losses.dtype == jnp.float32
         assert gradient.dtype == dtype
-        exact = [a.astype(np.float64) if a.dtype == dtype else a for a in arrays]
-        with x64_enabled():
-            expected = np.asarray(
-                jax.jit(lambda first, rest=exact[1:]: case.plain(first, *rest))(exact[0])
-            )
-            slope = case.slope(*exact)
-        np.testing.assert_allclose(losses, expected, rtol=3e-6, atol=1e-6)
+        np.testing.assert_allclose(losses, value, rtol=3e-6, atol=1e-6)
         np.testing.assert_allclose(
             np.asarray(gradient, np.float64),
             slope,
@@ -85,6 +85,23 @@ def test_python_scalars_are_accepted(case):
         assert expected.shape == () and expected.dtype == jnp.float32
         for loss in results:
             np.testing.assert_array_equal(loss, expected)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_single_precision_stays_single(case, rng, x64):
+    """Where float64 is allowed, of which NumPy's options are: losses and every gradient."""
+    arrays = case.arrays(rng, np.float32)
+    floating = [n for n, a in enumerate(arrays) if a.dtype == np.float32]
+
+    def modes(*xs):
+        full = list(arrays)
+        for n, x in zip(floating, xs, strict=True):
+            full[n] = x
+        losses, pullback = jax.vjp(lambda *xs: case(*xs), *map(jnp.asarray, full))
+        return losses, [pullback(losses)[n] for n in floating]
+
+    shapes = jax.eval_shape(modes, *(arrays[n] for n in floating))
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
 
 
 def test_python_scalars_do_not_widen(x64):

@@ -475,6 +475,14 @@ OPTIONS = [
     ("supervised_contrastive", "temperature", PAIR, NUMBER),
     ("sigmoid_contrastive", "temperature", 0, ABOVE_0),
     ("sigmoid_contrastive", "bias", np.inf, FINITE),
+    (
+        "ctc",
+        "blank",
+        4,
+        "must be an integer, one of the 4 classes of logits from 0 to 3, got int 4",
+    ),
+    ("ctc", "frame_lengths", PAIR, "must be integers, got float32 of shape (2,)"),
+    ("ctc", "label_lengths", np.array([1, 1]), "must have the shape of the batch, (8,), got (2,)"),
     ("dice", "smooth", -1, AT_LEAST_0),
     ("dice", "axes", 1, "must be a tuple of the axes to sum over, such as (1, 2)"),
     ("dice", "axes", (1, 1), "must be distinct axes of predictions, got (1, 1)"),
@@ -492,7 +500,8 @@ OPTIONS = [
 )
 def test_a_bad_option(name, option, value, message):
     case = next(case for case in BASE if case.name == name)
-    typed = any(words in message for words in ("True", "boolean", "Python number", "a tuple"))
+    kinds = ("True", "boolean", "Python number", "a tuple", "must be integers")
+    typed = any(words in message for words in kinds)
     error = TypeError if typed else ValueError
     refused(
         case,

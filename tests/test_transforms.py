@@ -13,6 +13,7 @@ from jax.sharding import Mesh, PartitionSpec as P
 
 import jaxloss
 from tests.cases import BASE, CASES, PRIMITIVES
+from tests.helpers import quick_jit
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 CLOSE = {"rtol": 1e-8, "atol": 1e-10}
@@ -170,9 +171,9 @@ def assert_modes_close(actual, expected):
 def test_every_mode(case, x64):
     """One compiled program of all modes over two problems, against the textbook's derivatives."""
     xs, ts, ours, plain = problem(case, copies=2)
-    actual = jax.jit(jax.vmap(every_mode(ours, (*MODES, third_order))))(xs, ts)
-    expected = jax.jit(jax.vmap(from_derivatives(plain)))(xs, ts)
-    expected["third_order"] = jax.jit(jax.vmap(functools.partial(third_order, plain)))(xs, ts)
+    actual = quick_jit(jax.vmap(every_mode(jax.jit(ours), (*MODES, third_order))))(xs, ts)
+    expected = quick_jit(jax.vmap(from_derivatives(plain)))(xs, ts)
+    expected["third_order"] = quick_jit(jax.vmap(functools.partial(third_order, plain)))(xs, ts)
     assert_modes_close(actual, expected)
 
 
@@ -181,7 +182,9 @@ def test_every_option(case, x64):
     """Rows that differ in options alone, which are traced no differently: fewer modes."""
     xs, ts, ours, plain = problem(case, copies=2)
     modes = (value_and_grad, jvp, hvp)
-    actual, expected = (jax.jit(jax.vmap(every_mode(f, modes)))(xs, ts) for f in (ours, plain))
+    actual, expected = (
+        quick_jit(jax.vmap(every_mode(jax.jit(f), modes)))(xs, ts) for f in (ours, plain)
+    )
     assert_modes_close(actual, expected)
 
 
@@ -232,9 +235,9 @@ def test_options_are_differentiated_too(case, option, x64):
         return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())(first, value, *others)
 
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        expected = jax.jit(lambda: modes(case.formula))()
-    chex.assert_trees_all_close(jax.jit(lambda: modes(case.loss))(), expected, **CLOSE)
-    gradients = jax.jit(jax.grad(sharded, (0, 1)))(first, value)
+        expected = quick_jit(lambda: modes(case.formula))()
+    chex.assert_trees_all_close(quick_jit(lambda: modes(case.loss))(), expected, **CLOSE)
+    gradients = quick_jit(jax.grad(sharded, (0, 1)))(first, value)
     rank = jax.eval_shape(case.bound, first, *others).ndim
     means = jax.tree.map(lambda jacobian: jacobian.mean(tuple(range(rank))), expected[0])
     chex.assert_trees_all_close(gradients, means, **CLOSE)
@@ -259,7 +262,7 @@ def test_shard_map(case, x64):
         def of_floating(*xs):
             return function(*xs, *labels)[None]
 
-        return jax.jit(every_mode(of_floating, (value_and_grad, jvp, hvp)))(xs, ts)
+        return quick_jit(every_mode(of_floating, (value_and_grad, jvp, hvp)))(xs, ts)
 
     expected = derivatives(jaxloss.mean(case.bound))
     chex.assert_trees_all_close(derivatives(sharded), expected, rtol=1e-10, atol=1e-12)

@@ -10,8 +10,9 @@ from tests.cases.classification import CLASSIFICATION
 from tests.cases.pairs import PAIRS
 from tests.cases.primitives import PRIMITIVES as PRIMITIVES
 from tests.cases.regression import REGRESSION
+from tests.cases.sequences import SEQUENCES
 
-CASES = (*REGRESSION, *BINARY, *CLASSIFICATION, *PAIRS)
+CASES = (*REGRESSION, *BINARY, *CLASSIFICATION, *PAIRS, *SEQUENCES)
 
 # One row for each loss: the others differ in options alone, which are traced no differently.
 BASE = tuple({case.name: case for case in reversed(CASES)}.values())[::-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -64,12 +64,20 @@ class Case:
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return self.formula(*arrays, **self.options)
 
-    def slope(self, *arrays: Any) -> np.ndarray:
-        """The gradient of the summed losses with respect to the first argument, in float64."""
-        if self.gradient is not None:
-            return self.gradient(*map(np.asarray, arrays), **self.options)
-        first, *others = arrays
-        return np.asarray(jax.jit(jax.grad(lambda x: jnp.sum(self.plain(x, *others))))(first))
+    def textbook(self, samples: Sequence[Sequence[Any]]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The formula's losses and the gradient of their sum, of each sample, in one program."""
+
+        def of_sample(first: Any, *others: Any) -> tuple[jax.Array, jax.Array]:
+            losses = self.plain(first, *others)
+            if self.gradient is not None:
+                return losses, first
+            return losses, jax.grad(lambda x: jnp.sum(self.plain(x, *others)))(first)
+
+        results = jax.jit(lambda: [of_sample(jnp.asarray(s[0]), *s[1:]) for s in samples])()
+        return [
+            (losses, slope if self.gradient is None else self.gradient(*sample, **self.options))
+            for sample, (losses, slope) in zip(samples, results, strict=True)
+        ]
 
     def arrays(self, rng: np.random.Generator, dtype: Any = np.float64) -> tuple[np.ndarray, ...]:
         """A sample whose floating arrays have the given dtype."""

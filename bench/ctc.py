@@ -1,0 +1,292 @@
+"""Connectionist temporal classification beside Optax and PyTorch.
+
+Times are medians of interleaved rounds on the present device. With `--target h100` nothing runs:
+the programs are compiled for a GPU that need not be there, and what they would launch and move is
+counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import math
+import re
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental import topologies
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from jaxloss import ctc
+
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
+  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  device_memory_size: 84978434048 shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 } registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 patch: 0 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+
+def of_optax(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return optax.ctc_loss(
+        logits, jnp.zeros(logits.shape[:2]), labels, jnp.zeros(labels.shape, jnp.float32)
+    )
+
+
+LOSSES = {"jaxloss": ctc, "Optax": of_optax}
+
+
+def programs(loss: Callable[..., jax.Array]) -> dict[str, Callable[..., Any]]:
+    def mean(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        return jnp.mean(loss(logits, labels))
+
+    return {"value": mean, "value and gradient": jax.value_and_grad(mean)}
+
+
+def inputs(options: argparse.Namespace, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(options.batch, frames, options.classes)).astype(np.float32)
+    labels = rng.integers(1, options.classes, (options.batch, options.labels))
+    return logits, labels.astype(np.int32)
+
+
+def calls_of_jax(logits: np.ndarray, labels: np.ndarray) -> dict[str, dict[str, Callable]]:
+    arrays = jax.device_put((logits, labels))
+
+    def call(program: Callable[..., Any]) -> Callable[[], Any]:
+        compiled = jax.jit(program)
+        return lambda: jax.block_until_ready(compiled(*arrays))
+
+    return {
+        name: {work: call(program) for work, program in programs(loss).items()}
+        for name, loss in LOSSES.items()
+    }
+
+
+def calls_of_torch(logits: np.ndarray, labels: np.ndarray) -> dict[str, dict[str, Callable]]:
+    try:
+        import torch
+    except ImportError:
+        return {}
+    device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
+    scores = torch.tensor(logits, device=device, requires_grad=True)
+    targets = torch.tensor(labels, device=device)
+    batch, frames, _ = logits.shape
+    lengths = torch.full((batch,), frames), torch.full((batch,), labels.shape[1])
+
+    def run(gradient: bool) -> None:
+        with torch.set_grad_enabled(gradient):
+            log_probs = scores.log_softmax(-1).transpose(0, 1)
+            losses = torch.nn.functional.ctc_loss(log_probs, targets, *lengths, reduction="none")
+            if gradient:
+                scores.grad = None
+                losses.mean().backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return {"PyTorch": {"value": lambda: run(False), "value and gradient": lambda: run(True)}}
+
+
+def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Milliseconds, the libraries taking turns in every round."""
+    rows = []
+    for frames in options.frames:
+        arrays = inputs(options, frames)
+        libraries = calls_of_jax(*arrays) | calls_of_torch(*arrays)
+        calls = {
+            (work, library): call
+            for library, works in libraries.items()
+            for work, call in works.items()
+        }
+        times: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
+        for call in calls.values():
+            call()
+        for _ in track(range(options.rounds), f"{frames} frames", transient=True):
+            for key, call in calls.items():
+                start = time.perf_counter()
+                call()
+                times[key].append(1e3 * (time.perf_counter() - start))
+        for (work, library), samples in times.items():
+            ours = times[work, "jaxloss"]
+            ratios = [theirs / mine for theirs, mine in zip(samples, ours, strict=True)]
+            row = {"frames": frames, "work": work, "library": library}
+            row["milliseconds"] = statistics.median(samples)
+            rows.append(row | {"of ours": statistics.median(ratios)})
+    return rows
+
+
+def counted(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Kernels, megabytes moved and megabytes of temporaries of programs compiled for an H100."""
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        [device] = topologies.get_topology_desc(
+            platform="cuda", topology_name="h100", topology="1x1x1", target_config=H100
+        ).devices
+    except (NotImplementedError, RuntimeError) as error:
+        version = jax.__version__
+        raise SystemExit(
+            f"bench.ctc: JAX has no compiler for CUDA here ({error}). Install it, no GPU needed:\n"
+            f"  pip install --no-deps jax-cuda12-plugin=={version} jax-cuda12-pjrt=={version} "
+            "nvidia-cuda-nvcc-cu12"
+        ) from None
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    rows = []
+    for frames in options.frames:
+        shapes = [
+            jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+            for array in inputs(options, frames)
+        ]
+        for library, loss in LOSSES.items():
+            for work, program in programs(loss).items():
+                compiled = jax.jit(program).trace(*shapes).lower().compile()
+                text = Program(compiled.as_text())
+                # The branch of ours with work is taken if an example has a loss below log 2.
+                kernels, moved = text.totals(min)
+                row = {"frames": frames, "work": work, "library": library, "kernels": kernels}
+                row |= {"at most": text.totals(max)[0], "MB moved": moved / 1e6}
+                temporaries = compiled.memory_analysis().temp_size_in_bytes
+                rows.append(row | {"MB temporary": temporaries / 1e6})
+    return rows
+
+
+@dataclass(frozen=True)
+class Instruction:
+    name: str
+    bytes: int
+    operation: str
+    operands: tuple[str, ...]
+    line: str
+
+    def attribute(self, pattern: str) -> str:
+        found = re.search(pattern, self.line)
+        assert found, self.line
+        return found.group(1)
+
+
+FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
+
+
+class Program:
+    """A compiled program's text, and what it would launch."""
+
+    def __init__(self, text: str) -> None:
+        self.computations: dict[str, list[Instruction]] = {}
+        for block in re.findall(r"^(?:ENTRY )?%?[\w.\-]+ \(.*?^\}", text, re.DOTALL | re.MULTILINE):
+            header, *lines = block.splitlines()
+            name = header.removeprefix("ENTRY ").split()[0].lstrip("%")
+            self.computations[name] = [self.instruction(line) for line in lines if " = " in line]
+            if header.startswith("ENTRY "):
+                self.entry = name
+
+    @staticmethod
+    def instruction(line: str) -> Instruction:
+        name, rest = line.strip().removeprefix("ROOT ").split(" = ", 1)
+        found = re.match(
+            r"(\(.*?\)|\S+) ([\w\-]+)\((.*?)\)(?:, |$)", re.sub(r"/\*.*?\*/", "", rest)
+        )
+        assert found, line
+        shape, operation, operands = found.groups()
+        names = tuple(operand.split()[-1].lstrip("%") for operand in operands.split(",") if operand)
+        return Instruction(name.lstrip("%"), size_of(shape), operation, names, line)
+
+    def totals(self, branch: Callable[..., tuple[int, int]], name: str = "") -> tuple[int, int]:
+        """Kernels and bytes of a computation: loops by their trips, and of branches the chosen."""
+        kernels = moved = 0
+        instructions = self.computations[name or self.entry]
+        sizes = {instruction.name: instruction.bytes for instruction in instructions}
+        for instruction in instructions:
+            times = 1
+            if instruction.operation in FREE:
+                continue
+            if instruction.operation == "while":
+                counts = self.totals(branch, instruction.attribute(r"body=%?([\w.\-]+)"))
+                times = int(instruction.attribute(r'known_trip_count":\{"n":"(\d+)"'))
+            elif instruction.operation == "conditional":
+                names = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", instruction.line)
+                counts = branch(self.totals(branch, name) for name in names)
+            elif instruction.operation == "call":
+                counts = self.totals(branch, instruction.attribute(r"to_apply=%?([\w.\-]+)"))
+            else:
+                counts = 1, self.moved(instruction, sizes)
+            kernels, moved = kernels + times * counts[0], moved + times * counts[1]
+        return kernels, moved
+
+    def moved(self, instruction: Instruction, sizes: dict[str, int]) -> int:
+        """Operands and results; of what is sliced or updated in place the part that is touched."""
+        if instruction.operation != "fusion":
+            return instruction.bytes + sum(sizes[name] for name in instruction.operands)
+        inside = self.computations[instruction.attribute(r"calls=%?([\w.\-]+)")]
+        updates = {i.name: i for i in inside if i.operation == "dynamic-update-slice"}
+        known = {i.name: i.bytes for i in inside}
+        written = instruction.bytes
+        for update in updates.values():
+            written -= update.bytes - known[update.operands[1]]
+        return written + sum(self.read(i, inside) for i in inside if i.operation == "parameter")
+
+    def read(self, value: Instruction, inside: list[Instruction]) -> int:
+        users = [i for i in inside if value.name in i.operands]
+        parts = 0
+        for user in users:
+            if user.operation == "bitcast":
+                parts += self.read(user, inside)
+            elif user.operation == "dynamic-slice":
+                parts += user.bytes
+            elif user.operation != "dynamic-update-slice" or value.name != user.operands[0]:
+                return value.bytes
+        return min(parts, value.bytes)
+
+
+def size_of(shape: str) -> int:
+    total = 0
+    for kind, bits, lengths in re.findall(r"(pred|[a-z]+)(\d*)\[([\d,]*)\]", shape):
+        count = math.prod(int(length) for length in lengths.split(",") if length)
+        total += count * (1 if kind == "pred" else int(bits) // 8)
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.ctc", description=__doc__)
+    parser.add_argument("--target", choices=["h100"], help="compile for it instead of running")
+    parser.add_argument("--frames", type=int, nargs="+", default=[256, 1024])
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--classes", type=int, default=64)
+    parser.add_argument("--labels", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
+    rows = counted(options) if options.target else measured(options)
+    device = options.target or jax.devices()[0].device_kind
+    packages = ("jax", "jaxlib", "optax", "torch")
+    installed = {package.metadata["Name"] for package in importlib.metadata.distributions()}
+    versions = {name: importlib.metadata.version(name) for name in packages if name in installed}
+    sizes = f"{options.batch} examples, {options.classes} classes, {options.labels} labels"
+    table = Table(*rows[0], title=f"CTC on {device}: {sizes}", caption=str(versions))
+    for row in rows:
+        table.add_row(*(f"{x:.2f}" if isinstance(x, float) else str(x) for x in row.values()))
+    Console().print(table)
+    if options.json:
+        report = {"device": device, "versions": versions, "options": vars(options), "rows": rows}
+        options.json.write_text(json.dumps(report, default=str, indent=1))
+
+
+if __name__ == "__main__":
+    main()
