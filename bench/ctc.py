@@ -11,6 +11,7 @@ import argparse
 import importlib.metadata
 import json
 import math
+import random
 import re
 import statistics
 import time
@@ -107,8 +108,13 @@ def calls_of_torch(logits: np.ndarray, labels: np.ndarray) -> dict[str, dict[str
 
 
 def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Milliseconds, the libraries taking turns in every round."""
+    """Milliseconds, the libraries taking turns in every round.
+
+    Each round has an order of its own, so that none always follows a library whose threads still
+    spin.
+    """
     rows = []
+    shuffle = random.Random(0).sample
     for frames in options.frames:
         arrays = inputs(options, frames)
         libraries = calls_of_jax(*arrays) | calls_of_torch(*arrays)
@@ -121,9 +127,9 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
         for call in calls.values():
             call()
         for _ in track(range(options.rounds), f"{frames} frames", transient=True):
-            for key, call in calls.items():
+            for key in shuffle(list(calls), len(calls)):
                 start = time.perf_counter()
-                call()
+                calls[key]()
                 times[key].append(1e3 * (time.perf_counter() - start))
         for (work, library), samples in times.items():
             ours = times[work, "jaxloss"]

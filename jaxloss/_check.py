@@ -258,7 +258,8 @@ def mask(function: str, **arguments: ArrayLike) -> Array:
 def exact_array(function: str, argument: ArrayLike) -> Array:
     """A JAX array of the argument; raises where JAX would keep only the low bits of an integer."""
     array = argument if isinstance(argument, Array) else jnp.asarray(argument)
-    if _host_integers(argument) and not np.array_equal(array, argument):
+    # Cast on the host: under jit the array is traced, and equal to nothing.
+    if _host_integers(argument) and not np.array_equal(np.asarray(argument, array.dtype), argument):
         raise ValueError(
             f"{function}: inputs must be integers of 32 bits, got {describe(argument)} with wider "
             f"values; convert it, or enable x64."

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, PartitionSpec as P
 
 import jaxloss
 from jaxloss import Weighted, masked, mean, pooled, weighted
-from tests.cases import BASE, CASES
+from tests.cases import BASE, CASES, OF_EACH_KIND
 from tests.helpers import quick_jit
 
 # Combinators see a loss's axes, but not its other options.
@@ -22,16 +22,6 @@ LOSSES = [
     if not case.compares and (case in BASE or {"axis", "axes"} & case.options.keys())
 ]
 EVERY_LOSS = pytest.mark.parametrize("case", LOSSES, ids=lambda case: case.id)
-# Whole shards of every loss are in test_transforms.
-OF_EACH_KIND = [
-    case
-    for case in LOSSES
-    if case.id
-    in {
-        *("huber", "binary_cross_entropy_with_logits", "hinge", "cross_entropy", "dice"),
-        *("cross_entropy-axis", "multilabel_margin", "kl_divergence", "triplet_margin"),
-    }
-]
 ROWS = np.array([0, 2, 3, 7])
 
 
@@ -158,6 +148,7 @@ def test_nothing_under_the_mask_gets_out(case, rng, x64):
 
 @pytest.mark.parametrize("case", OF_EACH_KIND, ids=lambda case: case.id)
 def test_unequal_shards_equal_one_device(case, rng, x64):
+    """Equal shards of every loss are in test_transforms."""
     arrays = arrays_of(case, rng)
     where = jnp.asarray(rng.integers(0, 2, losses_shape(case, arrays)).astype(bool)).at[0].set(True)
     mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
@@ -177,6 +168,13 @@ def test_unequal_shards_equal_one_device(case, rng, x64):
 def test_a_loss_that_compares_examples_cannot_be_masked():
     with pytest.raises(TypeError, match="masked: info_nce compares the examples of a batch"):
         masked(functools.partial(jaxloss.info_nce, temperature=0.5))
+
+
+def test_a_mask_on_labels_that_a_program_closes_over():
+    labels, where = np.array([0, 1]), np.array([True, False])
+    loss = mean(masked(jaxloss.cross_entropy))
+    value = jax.jit(lambda logits: loss(logits, labels, where=where))(jnp.zeros((2, 3)))
+    np.testing.assert_allclose(value, np.log(3), rtol=1e-6)
 
 
 def test_a_mask_goes_around_the_axes_of_an_image(rng):

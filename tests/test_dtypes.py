@@ -9,7 +9,7 @@ import pytest
 
 import jaxloss
 from tests.cases import BASE, CASES
-from tests.helpers import x64_enabled
+from tests.helpers import quick_jit, x64_enabled
 
 
 def parameters(case):
@@ -31,7 +31,7 @@ def test_low_precision_is_computed_in_float32(case, rng):
     """The loss is the formula's at the rounded inputs, and the gradient is rounded once."""
     samples = {dtype: case.arrays(rng, dtype) for dtype in HALVES}
 
-    @jax.jit
+    @quick_jit
     def run(samples):
         def loss_and_gradient(first, *others):
             value, pullback = jax.vjp(lambda first: case(first, *others), first)
@@ -66,7 +66,7 @@ def test_numpy_arrays_are_accepted(case, rng):
     # NumPy's default dtype is what its users pass; without x64 JAX makes it float32.
     doubles = [a.astype(np.float64) if a.dtype.kind == "f" else a.astype(np.int64) for a in arrays]
     on_device = [jnp.asarray(a) for a in arrays]
-    expected, *results = jax.jit(lambda: [case(*a) for a in (on_device, arrays, doubles)])()
+    expected, *results = quick_jit(lambda: [case(*a) for a in (on_device, arrays, doubles)])()
     for losses in results:
         assert losses.dtype == jnp.float32
         np.testing.assert_array_equal(losses, expected)
@@ -81,7 +81,7 @@ def test_python_scalars_are_accepted(case):
     if "signs" not in parameters(case):
         integers.append((jnp.float32(2), *(True for _ in rest)))
     for calls in (alike, integers):
-        expected, *results = jax.jit(lambda calls=calls: [case(*call) for call in calls])()
+        expected, *results = quick_jit(lambda calls=calls: [case(*call) for call in calls])()
         assert expected.shape == () and expected.dtype == jnp.float32
         for loss in results:
             np.testing.assert_array_equal(loss, expected)
@@ -128,7 +128,7 @@ def test_labels_of_any_integer_dtype(case, rng, x64):
             case(first, wrap(a)) for wrap in (np.asarray, jnp.asarray) for a in cast
         ]
 
-    expected, results = jax.jit(losses)()
+    expected, results = quick_jit(losses)()
     for actual in results:
         np.testing.assert_array_equal(actual, expected)
 

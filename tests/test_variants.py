@@ -1,4 +1,4 @@
-"""Every loss with and without jit, of arrays on the device and of NumPy's."""
+"""A loss of each kind with and without jit, of arrays on the device and of NumPy's."""
 
 import chex
 import jax
@@ -6,13 +6,13 @@ import numpy as np
 from absl.testing import parameterized
 
 import jaxloss
-from tests.cases import BASE
+from tests.cases import OF_EACH_KIND
 from tests.helpers import x64_enabled
 
 
 class VariantsTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
-    @parameterized.named_parameters((case.id, case) for case in BASE)
+    @parameterized.named_parameters((case.id, case) for case in OF_EACH_KIND)
     def test_mean(self, case):
         arrays = case.arrays(np.random.default_rng(0), np.float32)
         actual = self.variant(jaxloss.mean(case.bound))(*arrays)

@@ -16,3 +16,14 @@ CASES = (*REGRESSION, *BINARY, *CLASSIFICATION, *PAIRS, *SEQUENCES)
 
 # One row for each loss: the others differ in options alone, which are traced no differently.
 BASE = tuple({case.name: case for case in reversed(CASES)}.values())[::-1]
+
+# A few, where the loss itself makes no difference.
+OF_EACH_KIND = tuple(
+    case
+    for case in CASES
+    if case.id
+    in {
+        *("huber", "binary_cross_entropy_with_logits", "hinge", "cross_entropy", "dice"),
+        *("cross_entropy-axis", "multilabel_margin", "kl_divergence", "triplet_margin"),
+    }
+)

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.helpers import quick_jit
+
 Sampler = Callable[[np.random.Generator], tuple[np.ndarray, ...]]
 
 
@@ -73,7 +75,7 @@ class Case:
                 return losses, first
             return losses, jax.grad(lambda x: jnp.sum(self.plain(x, *others)))(first)
 
-        results = jax.jit(lambda: [of_sample(jnp.asarray(s[0]), *s[1:]) for s in samples])()
+        results = quick_jit(lambda: [of_sample(jnp.asarray(s[0]), *s[1:]) for s in samples])()
         return [
             (losses, slope if self.gradient is None else self.gradient(*sample, **self.options))
             for sample, (losses, slope) in zip(samples, results, strict=True)
