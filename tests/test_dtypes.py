@@ -123,13 +123,11 @@ def test_labels_of_any_integer_dtype(case, rng, x64):
         dtypes += ["uint8", "uint16", "uint32"]
 
     def losses():
-        cast = [labels.astype(dtype) for dtype in dtypes]
-        return case(first, labels), [
-            case(first, wrap(a)) for wrap in (np.asarray, jnp.asarray) for a in cast
-        ]
+        of_numpy = [case(first, labels.astype(dtype)) for dtype in dtypes]
+        return case(first, labels), of_numpy, case(first, jnp.asarray(labels.astype("int8")))
 
-    expected, results = quick_jit(losses)()
-    for actual in results:
+    expected, of_numpy, of_jax = quick_jit(losses)()
+    for actual in (*of_numpy, of_jax):
         np.testing.assert_array_equal(actual, expected)
 
 

@@ -162,7 +162,7 @@ def assert_modes_close(actual, expected):
             np.testing.assert_allclose(ours, plain, **CLOSE, err_msg=mode)
 
 
-@pytest.mark.parametrize("case", BASE + PRIMITIVES, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", BASE, ids=lambda case: case.id)
 def test_every_mode(case, x64):
     """One compiled program of all modes over two problems, against the textbook's derivatives."""
     xs, ts, ours, plain = problem(case, copies=2)
@@ -172,9 +172,9 @@ def test_every_mode(case, x64):
     assert_modes_close(actual, expected)
 
 
-@pytest.mark.parametrize("case", OTHERS, ids=lambda case: case.id)
-def test_every_option(case, x64):
-    """Rows that differ in options alone, which are traced no differently: fewer modes."""
+@pytest.mark.parametrize("case", (*OTHERS, *PRIMITIVES), ids=lambda case: case.id)
+def test_every_option_and_primitive(case, x64):
+    """Rows that differ in options alone, and what losses are made of: fewer modes."""
     xs, ts, ours, plain = problem(case, copies=2)
     modes = (value_and_grad, jvp, hvp)
     actual, expected = (
@@ -240,7 +240,7 @@ def test_options_are_differentiated_too(case, option, x64):
 
 @pytest.mark.parametrize("case", BASE, ids=lambda case: case.id)
 def test_shard_map(case, x64):
-    """Value, gradient, tangent and curvature of data sharded over eight devices equal one's.
+    """Value, gradient and tangent of data sharded over eight devices equal one's; some curvatures.
 
     A loss that compares examples gathers them, so that its mean is that of the whole batch too.
     """
@@ -248,6 +248,7 @@ def test_shard_map(case, x64):
     rng = np.random.default_rng(zlib.crc32(case.id.encode()))
     labels = tuple(jnp.asarray(a) for a in case.arrays(rng) if a.dtype.kind != "f")
     mesh = Mesh(np.array(jax.devices()[:8]), ("data",))
+    modes = (value_and_grad, jvp, *([hvp] if case in OF_EACH_KIND or case.compares else []))
     loss = functools.partial(case.gathering("data"), **case.options)
     sharded = jax.shard_map(
         jaxloss.mean(loss, axis_name="data"), mesh=mesh, in_specs=P("data"), out_specs=P()
@@ -257,7 +258,7 @@ def test_shard_map(case, x64):
         def of_floating(*xs):
             return function(*xs, *labels)[None]
 
-        return quick_jit(every_mode(of_floating, (value_and_grad, jvp, hvp)))(xs, ts)
+        return quick_jit(every_mode(of_floating, modes))(xs, ts)
 
     expected = derivatives(jaxloss.mean(case.bound))
     chex.assert_trees_all_close(derivatives(sharded), expected, rtol=1e-10, atol=1e-12)
@@ -265,9 +266,10 @@ def test_shard_map(case, x64):
 
 @pytest.mark.parametrize("case", BASE, ids=lambda case: case.id)
 def test_export(case):
-    """Value and gradient are exported for four platforms from one machine, and run on its own."""
+    """Value and gradient are exported for four platforms from one machine; some run on its own."""
     arrays = tuple(jnp.asarray(a) for a in case.arrays(np.random.default_rng(2), np.float32))
     function = jax.jit(jax.value_and_grad(lambda *arrays: jnp.sum(case(*arrays))))
     exported = export.export(function, platforms=PLATFORMS)(*arrays)
     assert exported.platforms == PLATFORMS
-    chex.assert_trees_all_close(exported.call(*arrays), function(*arrays), rtol=1e-6, atol=1e-7)
+    if case in OF_EACH_KIND:
+        chex.assert_trees_all_close(exported.call(*arrays), function(*arrays), rtol=1e-6, atol=1e-7)
