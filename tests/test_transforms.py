@@ -208,7 +208,7 @@ def test_options_are_differentiated_too(case, option, x64):
     fixed = {name: other for name, other in case.options.items() if name != option}
     mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
 
-    def modes(function):
+    def modes(function, first, value):
         def losses(first, value):
             return function(first, *others, **{option: value}, **fixed)
 
@@ -230,8 +230,9 @@ def test_options_are_differentiated_too(case, option, x64):
         return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())(first, value, *others)
 
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        expected = quick_jit(lambda: modes(case.formula))()
-    chex.assert_trees_all_close(quick_jit(lambda: modes(case.loss))(), expected, **CLOSE)
+        expected = quick_jit(functools.partial(modes, case.formula))(first, value)
+    actual = quick_jit(functools.partial(modes, case.loss))(first, value)
+    chex.assert_trees_all_close(actual, expected, **CLOSE)
     gradients = quick_jit(jax.grad(sharded, (0, 1)))(first, value)
     rank = jax.eval_shape(case.bound, first, *others).ndim
     means = jax.tree.map(lambda jacobian: jacobian.mean(tuple(range(rank))), expected[0])

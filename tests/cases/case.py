@@ -75,7 +75,11 @@ class Case:
                 return losses, first
             return losses, jax.grad(lambda x: jnp.sum(self.plain(x, *others)))(first)
 
-        results = quick_jit(lambda: [of_sample(jnp.asarray(s[0]), *s[1:]) for s in samples])()
+        @quick_jit
+        def of_all(firsts: list[Any]) -> list[tuple[jax.Array, jax.Array]]:
+            return [of_sample(x, *s[1:]) for x, s in zip(firsts, samples, strict=True)]
+
+        results = of_all([sample[0] for sample in samples])
         return [
             (losses, slope if self.gradient is None else self.gradient(*sample, **self.options))
             for sample, (losses, slope) in zip(samples, results, strict=True)
