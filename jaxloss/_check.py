@@ -225,7 +225,8 @@ def _without_axis(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 
 def signs(function: str, signs: ArrayLike, dtype: DTypeLike) -> Array:
     """Signs as numbers: 1, -1, and NaN for anything else. They are no variables to derivatives."""
-    array = _as_array(signs)
+    # Clipped, so that no wide integer wraps to 1.
+    array = _as_array(np.clip(signs, -2, 2) if _host_integers(signs) else signs)
     if array is None or not (_is_floating(array) or jnp.issubdtype(array.dtype, jnp.integer)):
         raise TypeError(
             f"{function}: signs must be an array of 1 and -1, got {describe(signs)}; "

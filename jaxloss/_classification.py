@@ -142,7 +142,7 @@ def cross_entropy(
     if _check.are_indices(function, targets):
         labels = _check.class_labels(function, targets, axis, logits=logits)
         losses = -log_softmax_at(logits, labels, axis=axis)
-        losses = losses * _factor_of_label(labels, weights, allowed, axis, losses)
+        losses = safe_product(_factor_of_label(labels, weights, allowed, axis, losses), losses)
         if smooth:
             of_average = _of_uniform(logits, weights, allowed, axis)
             losses = _mixed(smoothing.astype(losses.dtype), losses, of_average)
@@ -281,7 +281,7 @@ def _focal_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array,
     ratio = jnp.where(certain, -1, log_prob / jnp.where(certain, 1, complement))
     power = safe_power(complement, gamma)
     slope = power * (gamma * safe_product(jnp.exp(log_prob), ratio) - 1)
-    to_gamma = -safe_product(power, log_prob) * jnp.log(jnp.where(certain, 1, complement))
+    to_gamma = -safe_product(power * jnp.log(jnp.where(certain, 1, complement)), log_prob)
     return slope * cotangent, to_gamma * cotangent
 
 
@@ -309,7 +309,8 @@ def poly_cross_entropy(
         logits: real scores, at least one class along `axis`.
         targets: class indices from 0 to C - 1, any integer dtype, shaped as `logits` without
             `axis`; or probabilities, floating, shaped as `logits`.
-        epsilon: what is added to the coefficient; -1 takes the first power out.
+        epsilon: what is added to the coefficient; -1 takes the first power out, and with it the
+            accuracy of small losses.
         axis: the axis of the classes.
 
     Returns:

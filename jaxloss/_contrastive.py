@@ -56,7 +56,9 @@ def _groups(
     """Similarities, where the column is another example of the label, and where it is the row."""
     [embeddings] = _check.matched(function, embeddings=embeddings)
     _check.matrix(function, embeddings=embeddings)
-    labels = _check.class_labels(function, labels, 1, embeddings=embeddings)
+    indices = _check.class_labels(function, labels, 1, embeddings=embeddings)
+    # Not clipped, as an index would be: two wide labels must not become one.
+    labels = indices if isinstance(labels, Array) else _check.exact_array(function, labels)
     scores, own = _similarities(function, embeddings, embeddings, temperature, axis_name)
     itself = _is_own(own, scores)
     same = labels[:, None] == _gathered(labels, axis_name)[None]
@@ -108,6 +110,8 @@ def info_nce(
     """
     queries, keys = _check.matched("info_nce", queries=queries, keys=keys)
     _check.matrix("info_nce", queries=queries)
+    if not len(queries):
+        return jnp.zeros(0, queries.dtype)
     scores, own = _similarities("info_nce", queries, keys, temperature, axis_name)
     return -log_softmax_at(scores, own)
 
@@ -156,6 +160,8 @@ def nt_xent(
     (2020), equation 1; Optax `ntxent`.
     """
     scores, positive, itself = _groups("nt_xent", embeddings, labels, temperature, axis_name)
+    if not len(scores):
+        return jnp.zeros(0, scores.dtype)
     negative = ~positive & ~itself
     # Rows without negatives are computed from 0 and dropped: their logsumexp has no gradient.
     some = jnp.any(negative, 1, keepdims=True)
@@ -207,6 +213,8 @@ def supervised_contrastive(
     """
     function = "supervised_contrastive"
     scores, positive, itself = _groups(function, embeddings, labels, temperature, axis_name)
+    if not len(scores):
+        return jnp.zeros(0, scores.dtype)
     # A single example, alone in the world, has no one to be compared with.
     alone = jnp.all(itself, 1, keepdims=True)
     scores = jnp.where(itself & ~alone, -jnp.inf, scores)

@@ -1,4 +1,4 @@
-"""The cosine of the angle between vectors, to the last digits at any scale and any angle."""
+"""The cosine of the angle between vectors, at any scale, also where they are nearly parallel."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class _Angle(NamedTuple):
 def _angle(first: Array, second: Array, axis: int) -> _Angle:
     first, _ = scaled(first, axis)
     second, _ = scaled(second, axis)
-    first_square, second_square = _dot(first, first, axis), _dot(second, second, axis)
+    first_square, second_square = _square(first, axis), _square(second, axis)
     product = _dot(first, second, axis)
     lengths = _root(first_square) * _root(second_square)
     cosine = product / lengths
@@ -93,7 +93,7 @@ def _slope(first: Array, second: Array, axis: int) -> Array:
     """d cos / d first."""
     first, scale = scaled(first, axis)
     second, _ = scaled(second, axis)
-    first_square, second_square = _dot(first, first, axis), _dot(second, second, axis)
+    first_square, second_square = _square(first, axis), _square(second, axis)
     product = _dot(first, second, axis)
     orthogonal = _orthogonal(second, first, product, first_square, axis)
     slope = orthogonal / (_root(first_square) * _root(second_square)) / scale
@@ -102,6 +102,12 @@ def _slope(first: Array, second: Array, axis: int) -> Array:
 
 def _dot(first: Array, second: Array, axis: int) -> Array:
     return jnp.sum(first * second, axis, keepdims=True)
+
+
+def _square(vectors: Array, axis: int) -> Array:
+    """Squared length; NaN where it is infinite, which of scaled vectors only infinity makes it."""
+    square = _dot(vectors, vectors, axis)
+    return jnp.where(jnp.isinf(square), jnp.nan, square)
 
 
 def _nonzero(square: Array) -> Array:

@@ -99,7 +99,9 @@ def xlogy(x: Real[ArrayLike, "*shape"], y: Real[ArrayLike, "*shape"]) -> Float[A
     x, y = _check.matched("xlogy", x=x, y=y)
     # Both guards are needed: the first keeps NaN out of the value, the second out of derivatives.
     nothing = (x == 0) & (y == 0)
-    return x * jnp.where(nothing, 0, jnp.log(jnp.where(nothing, 1, y)))
+    logarithm = jnp.where(nothing, 0, jnp.log(jnp.where(nothing, 1, y)))
+    # A factor, so that the gradient is NaN too: that of the logarithm, 1 / y, is not.
+    return x * logarithm * jnp.where(y < 0, jnp.nan, 1)
 
 
 def absolute(values: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:

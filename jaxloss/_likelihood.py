@@ -117,7 +117,8 @@ def gaussian_nll(
     floor = _options.number(function, "minimum_variance", minimum_variance, above=0.0)
     variances = _floored(variances, floor.astype(variances.dtype))
     errors = predictions - targets
-    losses = (jnp.log(variances) + errors * (errors / variances)) / 2
+    # Through the deviation, whose square autodiff divides by; that of the variance overflows.
+    losses = (jnp.log(variances) + jnp.square(errors / jnp.sqrt(variances))) / 2
     return losses + math.log(2 * math.pi) / 2 if _options.flag(function, "full", full) else losses
 
 

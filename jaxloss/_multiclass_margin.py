@@ -194,7 +194,8 @@ def multilabel_margin(
 
     for the set of targets $Y$. Gradient: $1/C$ at $i$ and $-1/C$ at $j$ for each pair within the
     margin, 0 on its edge. The targets are listed along `axis` and end at the first -1, or with the
-    list; one listed twice counts twice. One out of range gives NaN in loss and gradient.
+    list; one listed twice counts twice. One out of range gives NaN in loss and gradient. All pairs
+    of a list's entry and a class are in memory at once: keep the lists short.
 
     Args:
         scores: real scores, at least one class along `axis`.
@@ -228,8 +229,8 @@ def _multilabel_margin(scores: Array, labels: Array) -> Array:
     return _multilabel_margin_fwd(scores, labels)[0]
 
 
-# Pairs (j, i) of a list's entry and a class stand on the last two axes. Summed as they are made,
-# they are never stored: a pullback keeps the scores and the lists.
+# Pairs (j, i) of a list's entry and a class stand on the last two axes. A pullback keeps the scores
+# and the lists, and makes the pairs again.
 
 
 def _multilabel_margin_fwd(scores: Array, labels: Array) -> tuple[Array, tuple[Array, Array]]:

@@ -25,7 +25,9 @@ def bounded(
     """Finite real numbers within bounds; a traced value out of bounds becomes NaN."""
     [array] = _check.real_arrays(function, **{name: value})
     if isinstance(value, jax.core.Tracer):
-        return jnp.where((array >= minimum) & (array <= maximum) & (array > above), array, jnp.nan)
+        valid = (array >= minimum) & (array <= maximum) & (array > above)
+        # A factor, so that the option's own gradient is NaN too, and not 0.
+        return array * jnp.where(valid, 1, jnp.nan)
     concrete = np.asarray(value, np.float64)
     within = (concrete >= minimum) & (concrete <= maximum) & (concrete > above)
     if not np.all(within & np.isfinite(concrete)):

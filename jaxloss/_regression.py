@@ -215,17 +215,21 @@ def _log_ratio_fwd(predictions: Array, targets: Array) -> tuple[Array, tuple[Arr
     value = jnp.where(
         jnp.abs(change) < 0.5, jnp.log1p(change), jnp.log1p(predictions) - jnp.log1p(targets)
     )
-    return value, (predictions, targets)
+    return value * _validity(predictions, targets), (predictions, targets)
 
 
 def _log_ratio_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     predictions, targets = residuals
-    valid = jnp.where((predictions >= -1) & (targets >= -1), 1, jnp.nan).astype(cotangent.dtype)
-    cotangent = cotangent * valid
+    cotangent = cotangent * _validity(predictions, targets)
     return cotangent / (1 + predictions), -cotangent / (1 + targets)
 
 
 _log_ratio.defvjp(_log_ratio_fwd, _log_ratio_bwd)
+
+
+def _validity(predictions: Array, targets: Array) -> Array:
+    valid = (predictions >= -1) & (targets >= -1)
+    return jnp.where(valid, 1, jnp.nan).astype(predictions.dtype)
 
 
 @_check.known_keywords

@@ -254,7 +254,8 @@ def masked(loss: Loss) -> Loss:
         mask = _check.mask(function, where=where)
         axes = _reduced_axes(loss, call.options)
         for name, parameter in _parameters(loss).items():
-            if name in call.options and parameter.default is parameter.empty:
+            positional = parameter.kind is not parameter.KEYWORD_ONLY
+            if name in call.options and parameter.default is parameter.empty and positional:
                 raise TypeError(
                     f"{function}: {name} must be passed by position, got it as a keyword, where a "
                     f"mask would not reach it."

@@ -179,8 +179,10 @@ def test_a_mask_goes_around_the_axes_of_an_image(rng):
     predictions = jnp.asarray(rng.uniform(size=(2, 3, 3, 4)), jnp.float32)
     where = jnp.ones((2, 4), bool).at[1, 2].set(False)
     poisoned = predictions.at[1, :, :, 2].set(jnp.nan)
-    loss = mean(masked(functools.partial(jaxloss.dice, axes=(1, 2))))
-    value, gradient = with_gradient(loss, (poisoned, jnp.ones_like(predictions)), where=where)
+    loss = mean(masked(jaxloss.dice))
+    value, gradient = with_gradient(
+        loss, (poisoned, jnp.ones_like(predictions)), where=where, axes=(1, 2)
+    )
     losses = jaxloss.dice(predictions, jnp.ones_like(predictions), axes=(1, 2))
     np.testing.assert_allclose(value, losses[where].mean(), rtol=1e-6)
     assert np.all(np.isfinite(gradient))

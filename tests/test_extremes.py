@@ -276,3 +276,93 @@ def test_binary_cross_entropy_of_no_probability_is_nan(predictions, targets):
 def test_tiny_and_huge_errors(loss, error, value, gradient):
     results = value_and_gradient(lambda p: loss(p, 0.0), jnp.float32(error))
     np.testing.assert_allclose(results, [value, gradient], rtol=3e-7)
+
+
+COMPARING = [case for case in BASE if case.compares]
+
+
+@pytest.mark.parametrize("case", COMPARING, ids=lambda case: case.id)
+def test_a_batch_of_none_has_mean_zero(case, rng):
+    arrays = [jnp.asarray(a[:0]) for a in case.arrays(rng, np.float32)]
+    value, gradient = jax.value_and_grad(jaxloss.mean(case.bound))(*arrays)
+    assert value == 0 and gradient.shape == arrays[0].shape
+
+
+def test_wide_labels_are_not_merged_and_wide_signs_do_not_wrap():
+    points, wide = jnp.eye(3), np.array([2**40, 2**41, 5])
+    for loss in (jaxloss.nt_xent, jaxloss.supervised_contrastive):
+        with pytest.raises(ValueError, match="must be integers of 32 bits, got int64"):
+            loss(points, wide)
+    assert np.isnan(jaxloss.hinge(1.0, np.array(2**32 + 1)))
+
+
+@pytest.mark.parametrize("coordinate", [np.inf, -np.inf])
+def test_an_infinite_vector_is_no_ordinary_one(coordinate):
+    vector = jnp.array([coordinate, 1.0])
+    assert primitives.norm(vector) == np.inf
+    assert primitives.norm(jnp.array([2.0**127, 0.0])) == 2.0**127
+    for loss in (jaxloss.cosine_similarity, jaxloss.cosine_distance):
+        value, gradient = value_and_gradient(lambda v, loss=loss: loss(v, jnp.ones(2)), vector)
+        assert np.isnan(value) and np.all(np.isnan(gradient))
+    np.testing.assert_allclose(primitives.norm(jnp.array([3.0, 1.0]), p=300), 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "arguments"),
+    [
+        (functools.partial(jaxloss.poisson_nll, log_input=False), (-1.0, 2.0)),
+        (functools.partial(jaxloss.poisson_nll, log_input=False), (-1.0, 0.0)),
+        (jaxloss.squared_log_error, (-2.0, -2.0)),
+        (jaxloss.squared_log_error, (0.0, -1.5)),
+        (lambda v, e: jaxloss.gaussian_nll(e, 0.0, v), (-1.0, 0.0)),
+        (lambda q, t: jaxloss.quantile(0.0, t, q=q), (1.5, 1.0)),
+        (lambda t, _: jaxloss.info_nce(jnp.eye(2), jnp.eye(2), temperature=t).sum(), (-1.0, 0.0)),
+    ],
+    ids=["rate", "rate of nothing", "both", "target", "variance", "q", "temperature"],
+)
+def test_what_is_out_of_range_is_nan_in_loss_and_gradient(loss, arguments):
+    first, second = map(jnp.float32, arguments)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(first, second)
+    assert np.isnan(value) and np.isnan(gradient)
+
+
+@pytest.mark.parametrize(
+    ("error", "variance", "floor"),
+    [(1e15, 1e20, 1e-6), (0.0, 1e-20, 1e-30), (2.0, 1e-9, 1e-3), (1e15, 1e25, 1e-6)],
+)
+def test_the_gradient_to_a_variance_at_any_scale_and_under_the_floor(error, variance, floor):
+    gradient = jax.jit(
+        jax.grad(lambda v: jaxloss.gaussian_nll(error, 0.0, v, minimum_variance=floor))
+    )(jnp.float32(variance))
+    effective = max(variance, floor)
+    np.testing.assert_allclose(gradient, (1 - error**2 / effective) / (2 * effective), rtol=2e-6)
+
+
+def test_no_mass_means_no_overlap_to_lose_and_no_gradient():
+    empty = jnp.zeros((1, 2, 2))
+    for loss in (jaxloss.dice, jaxloss.tversky):
+        value, gradient = value_and_gradient(
+            lambda p, loss=loss: loss(p, empty, axes=(1, 2), smooth=0.0), empty
+        )
+        assert value == 0 and np.all(gradient == 0)
+
+
+def test_targets_of_no_mass_get_no_gradient():
+    log_probs, targets = jnp.array([-1.0, -jnp.inf, -0.5]), jnp.array([0.5, 0.0, 0.0])
+    for loss in (
+        jaxloss.kl_divergence,
+        jaxloss.generalized_kl_divergence,
+        jaxloss.js_divergence,
+    ):
+        gradient = jax.jit(jax.grad(lambda t, loss=loss: loss(log_probs, t)))(targets)
+        assert np.isfinite(gradient[0])
+        np.testing.assert_array_equal(gradient[1:], 0)
+
+
+def test_a_class_of_weight_zero_has_no_infinite_loss():
+    logits, weights = jnp.array([0.0, -jnp.inf]), jnp.array([1.0, 0.0])
+    for targets in (1, jnp.array([0.0, 1.0])):
+        value, gradient = value_and_gradient(
+            lambda z, t=targets: jaxloss.cross_entropy(z, t, class_weights=weights), logits
+        )
+        assert value == 0 and np.all(gradient == 0)
