@@ -142,7 +142,8 @@ def cross_entropy(
     if _check.are_indices(function, targets):
         labels = _check.class_labels(function, targets, axis, logits=logits)
         losses = -log_softmax_at(logits, labels, axis=axis)
-        losses = safe_product(_factor_of_label(labels, weights, allowed, axis, losses), losses)
+        if weights is not None or allowed is not None:
+            losses = safe_product(_factor_of_label(labels, weights, allowed, axis, losses), losses)
         if smooth:
             of_average = _of_uniform(logits, weights, allowed, axis)
             losses = _mixed(smoothing.astype(losses.dtype), losses, of_average)
