@@ -137,7 +137,7 @@ def nt_xent(
 
     Args:
         embeddings: one row each.
-        labels: equal for examples that belong together; any integers.
+        labels: equal for examples that belong together; any integers of 32 bits.
         temperature: $\tau$, more than 0; an array may be learned.
         axis_name: mesh or `vmap` axes over which to gather embeddings and labels.
 
@@ -190,7 +190,7 @@ def supervised_contrastive(
 
     Args:
         embeddings: one row each.
-        labels: equal for examples that belong together; any integers.
+        labels: equal for examples that belong together; any integers of 32 bits.
         temperature: $\tau$, more than 0; an array may be learned.
         axis_name: mesh or `vmap` axes over which to gather embeddings and labels.
 

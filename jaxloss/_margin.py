@@ -234,7 +234,7 @@ def margin_ranking(
         >>> jaxloss.margin_ranking(jnp.array([1.0, 1.0]), jnp.array([3.0, 3.0]), jnp.array([1, -1]))
         Array([2., 0.], dtype=float32)
 
-    Source: Joachims, "Optimizing search engines using clickthrough data" (2002), section 5; PyTorch
+    Source: Joachims, "Optimizing search engines using clickthrough data" (2002); PyTorch
     `margin_ranking_loss`.
     """
     function = "margin_ranking"

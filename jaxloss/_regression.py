@@ -156,7 +156,7 @@ def epsilon_insensitive(
         >>> jaxloss.epsilon_insensitive(jnp.array([0.05, 1.0]), jnp.array([0.0, 0.0]))
         Array([0. , 0.9], dtype=float32)
 
-    Source: Vapnik, "The nature of statistical learning theory" (1995), section 6.1.
+    Source: Vapnik, "The nature of statistical learning theory" (1995).
     """
     function = "epsilon_insensitive"
     predictions, targets = _check.matched(function, predictions=predictions, targets=targets)
