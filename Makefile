@@ -3,13 +3,13 @@ VENV := .venv
 OLDEST := .venv-oldest
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 # A process for each core; more than a few only import JAX more often.
-PYTEST := -m pytest -q --numprocesses=auto --maxprocesses=8
+PYTEST := -m pytest -q --numprocesses=auto --maxprocesses=8 --dist=loadgroup
 # The suite without the peers: tests/parity imports PyTorch.
-SUITE := $(PYTEST) --ignore=tests/parity
+SUITE := $(PYTEST) --ignore=tests/parity -m "not exhaustive"
 PASSED := $(VENV)/passed
 SOURCES = $(shell find jaxloss tests -name '*.py') README.md pyproject.toml
 
-.PHONY: demo test lint check parity test-oldest format clean help
+.PHONY: demo test test-exhaustive lint check parity test-oldest format clean help
 .NOTPARALLEL:
 
 demo: $(VENV)/has-demo ## Train on handwritten digits, with and without class weights (DEMO_ARGS='--help')
@@ -19,6 +19,9 @@ test: $(VENV)/has-test ## Run the tests, without PyTorch
 	@rm -f $(PASSED); touch $(VENV)/started
 	$(VENV)/bin/python $(SUITE)
 	@mv $(VENV)/started $(PASSED)
+
+test-exhaustive: $(VENV)/has-test ## Run the tests that `make test` leaves out: more options, partitions, CTC
+	$(VENV)/bin/python $(PYTEST) --ignore=tests/parity -m exhaustive
 
 lint: $(VENV)/has-test $(VENV)/has-check
 	$(VENV)/bin/ruff check .
@@ -46,7 +49,7 @@ clean: ## Remove the virtual environments and what the tools left
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' Makefile
 
 # One stamp for each extra and environment.
 $(VENV)/has-%: pyproject.toml constraints.txt | $(VENV)/bin/python

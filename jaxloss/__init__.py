@@ -7,6 +7,7 @@ from jaxloss._binary import (
     multilabel_soft_margin as multilabel_soft_margin,
     sigmoid_focal as sigmoid_focal,
 )
+from jaxloss._checked import checked as checked
 from jaxloss._classification import (
     cross_entropy as cross_entropy,
     nll as nll,
@@ -43,6 +44,10 @@ from jaxloss._margin import (
     soft_margin as soft_margin,
     squared_hinge as squared_hinge,
 )
+from jaxloss._microbatches import (
+    accumulated_value_and_grad as accumulated_value_and_grad,
+    microbatched as microbatched,
+)
 from jaxloss._multiclass_margin import (
     multi_margin as multi_margin,
     multiclass_hinge as multiclass_hinge,
@@ -69,9 +74,13 @@ from jaxloss._robust import (
 from jaxloss._sparsemax import sparsemax as sparsemax
 from jaxloss.combinators import (
     Weighted as Weighted,
+    class_weighted as class_weighted,
+    ignoring as ignoring,
     masked as masked,
     mean as mean,
     pooled as pooled,
+    scaled as scaled,
     sum as sum,
     weighted as weighted,
+    weighted_sum as weighted_sum,
 )

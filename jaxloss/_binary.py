@@ -7,7 +7,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Real
 
-from jaxloss import _check, _options
+from jaxloss import _check, _checked, _options
 from jaxloss._autodiff import custom_vjp
 from jaxloss.primitives import safe_power, safe_product
 
@@ -51,6 +51,7 @@ def binary_cross_entropy(
     function = "binary_cross_entropy"
     predictions, targets = _check.real_arrays(function, predictions=predictions, targets=targets)
     _check.same_shape(function, predictions=predictions, targets=targets)
+    _checked.probabilities(function, predictions=predictions, targets=targets)
     dtype = _check.wide(predictions, targets)
     targets = _smoothed(function, targets.astype(dtype), label_smoothing)
     if _check.wide(predictions) != dtype:
@@ -136,6 +137,7 @@ def binary_cross_entropy_with_logits(
     pos_weight = _options.bounded(function, "pos_weight", pos_weight, minimum=0.0)
     logits, targets = _check.real_arrays(function, logits=logits, targets=targets)
     _check.same_shape(function, logits=logits, targets=targets)
+    _checked.probabilities(function, targets=targets)
     pos_weight = _options.broadcasts_to(function, logits.shape, pos_weight=pos_weight)
     dtype = _check.wide(logits, targets)
     targets = _smoothed(function, targets.astype(dtype), label_smoothing)
@@ -236,6 +238,7 @@ def multilabel_soft_margin(
     function = "multilabel_soft_margin"
     logits, targets = _check.real_arrays(function, logits=logits, targets=targets)
     _check.same_shape(function, logits=logits, targets=targets)
+    _checked.probabilities(function, targets=targets)
     axis = _check.reduced_axis(function, axis, logits=logits)
     targets = targets.astype(_check.wide(logits, targets))
     losses = _logistic(logits, targets, jnp.ones((1,) * logits.ndim, targets.dtype))
@@ -289,6 +292,7 @@ def sigmoid_focal(
     function = "sigmoid_focal"
     gamma = _options.number(function, "gamma", gamma, minimum=0.0)
     logits, targets = _check.matched(function, logits=logits, targets=targets)
+    _checked.probabilities(function, targets=targets)
     losses = _focal(logits, targets, jnp.broadcast_to(gamma.astype(logits.dtype), logits.shape))
     if alpha is None:
         return losses

@@ -2,7 +2,7 @@
 
 A message names the function and the argument, says what came and what was expected, and what to do.
 Checks look at shapes, dtypes and Python values only, so they run while tracing and cost nothing
-after.
+after. What they say of the numbers in an array, a program does only when it is `checked`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -19,12 +19,14 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxloss import _checked
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _BATCH_KEYWORDS = {
     "axis": "mean",
     "axis_name": "mean",
-    "ignore_index": "masked",
+    "ignore_index": "ignoring",
     "mask": "masked",
     "reduction": "mean",
     "size_average": "mean",
@@ -55,7 +57,8 @@ def known_keywords(loss: F) -> F:
                         else ""
                     )
                 )
-        return loss(*args, **kwargs)
+        with _checked.within(name):
+            return loss(*args, **kwargs)
 
     return checked  # type: ignore[return-value]
 
@@ -88,6 +91,9 @@ def real_arrays(function: str, **arguments: ArrayLike) -> tuple[Array, ...]:
         if _is_floating(array) and not array.weak_type and not _host_integers(arguments[name])
     }
     dtype = wide(*kept.values()) if kept else jnp.asarray(0.0).dtype
+    for name, array in kept.items():
+        advice = "mask it out with jaxloss.masked, or look for where it comes from"
+        _checked.report(function, name, array, jnp.isnan, "numbers", advice)
     return tuple(
         array if name in kept else jax.lax.convert_element_type(array, dtype)
         for name, array in arrays.items()
@@ -126,10 +132,7 @@ def matrix(function: str, **inputs: Array) -> None:
 def reduced_axis(function: str, axis: int, *, option: str = "axis", **scores: Array) -> int:
     """The axis to reduce as a non-negative number; it must exist and not be empty."""
     [(name, array)] = scores.items()
-    try:
-        normalized = operator.index(axis)
-    except TypeError:
-        raise TypeError(f"{function}: {option} must be an integer, got {describe(axis)}.") from None
+    normalized = integer(function, option, axis)
     if not -array.ndim <= normalized < array.ndim:
         raise ValueError(
             f"{function}: {option} must be one of the {array.ndim} axes of {name} {array.shape}, "
@@ -160,8 +163,13 @@ def reduced_axes(function: str, axes: Sequence[int], **inputs: Array) -> tuple[i
     return normalized
 
 
-def class_labels(function: str, labels: ArrayLike, axis: int, **scores: Array) -> Array:
-    """Integer class indices, one for each row of the scores, as an array that does not wrap."""
+def class_labels(
+    function: str, labels: ArrayLike, axis: int, *, ranged: bool = True, **scores: Array
+) -> Array:
+    """Integer class indices, one for each row of the scores, as an array that does not wrap.
+
+    Those that are not `ranged` name groups, and may be any integers.
+    """
     [(name, array)] = scores.items()
     indices = class_indices(function, labels)
     expected = _without_axis(array.shape, axis)
@@ -174,6 +182,8 @@ def class_labels(function: str, labels: ArrayLike, axis: int, **scores: Array) -
             f"{function}: labels must have the shape of {name} {array.shape} without its class "
             f"axis {axis}, {expected}, got {indices.shape}; {advice}."
         )
+    if ranged:
+        _checked.classes(function, indices, array.shape[axis])
     return indices
 
 
@@ -188,6 +198,9 @@ def label_lists(function: str, labels: ArrayLike, axis: int, **scores: Array) ->
             f"{function}: labels must have the shape of {name} {array.shape}, of any length along "
             f"axis {axis}, got {indices.shape}; pad shorter lists with -1."
         )
+    if _checked.active():
+        shown = jnp.cumprod((indices != -1).astype(jnp.int32), axis, dtype=jnp.int32) > 0
+        _checked.classes(function, indices, array.shape[axis], shown)
     return indices
 
 
@@ -233,6 +246,14 @@ def signs(function: str, signs: ArrayLike, dtype: DTypeLike) -> Array:
             f"convert booleans with jnp.where(positive, 1, -1)."
         )
     numbers = jax.lax.stop_gradient(array.astype(dtype))
+    _checked.report(
+        function,
+        "signs",
+        numbers,
+        lambda numbers: ~(jnp.abs(numbers) == 1),
+        "1 or -1",
+        "convert labels of 0 and 1 with jnp.where(labels == 1, 1, -1)",
+    )
     return jnp.where(jnp.abs(numbers) == 1, numbers, jnp.nan)
 
 
@@ -268,7 +289,7 @@ def exact_array(function: str, argument: ArrayLike) -> Array:
     return array
 
 
-def aligned(function: str, where: Array, array: Array, axes: tuple[int, ...]) -> Array:
+def aligned(where: Array, array: Array, axes: tuple[int, ...]) -> Array | None:
     """The mask, broadcastable to an input with the losses' axes first, or around `axes`."""
     if array.ndim == where.ndim + len(axes) and all(
         -array.ndim <= axis < array.ndim for axis in axes
@@ -277,11 +298,7 @@ def aligned(function: str, where: Array, array: Array, axes: tuple[int, ...]) ->
         if where.shape == tuple(n for axis, n in enumerate(array.shape) if axis not in reduced):
             return jnp.expand_dims(where, sorted(reduced))
     if array.shape[: where.ndim] != where.shape:
-        raise ValueError(
-            f"{function}: where must have the shape of the losses, which an input of shape "
-            f"{array.shape} does not begin with, got {where.shape}; if the loss reduces another "
-            f"axis than the last ones, let it have a parameter axis."
-        )
+        return None
     return where.reshape(where.shape + (1,) * (array.ndim - where.ndim))
 
 
@@ -296,6 +313,31 @@ def are_indices(function: str, targets: ArrayLike) -> bool:
             f"{describe(targets)}."
         )
     return not _is_floating(array)
+
+
+def integer(function: str, name: str, value: Any) -> int:
+    """A Python integer."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{function}: {name} must be an integer, got {describe(value)}.") from None
+
+
+def same_names(function: str, **mappings: Mapping[str, Any]) -> None:
+    """Raise unless the arguments are mappings of the same names, and of some."""
+    for argument, mapping in mappings.items():
+        if not isinstance(mapping, Mapping) or not mapping:
+            raise TypeError(
+                f"{function}: {argument} must be a dictionary with an entry for each loss, got "
+                f"{describe(mapping)}."
+            )
+    (first, names), *others = ((argument, list(m)) for argument, m in mappings.items())
+    for argument, other in others:
+        if set(other) != set(names):
+            raise ValueError(
+                f"{function}: {first} and {argument} must have the same names, got "
+                f"{', '.join(names)} and {', '.join(other)}."
+            )
 
 
 def describe(argument: Any) -> str:

@@ -7,7 +7,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Integer, Real
 
-from jaxloss import _check, _options
+from jaxloss import _check, _checked, _options
 from jaxloss._autodiff import custom_vjp
 from jaxloss.primitives import (
     expected_log_softmax,
@@ -55,6 +55,7 @@ def nll(
     [log_probs] = _check.real_arrays("nll", log_probs=log_probs)
     axis = _check.reduced_axis("nll", axis, log_probs=log_probs)
     labels = _check.class_labels("nll", labels, axis, log_probs=log_probs)
+    _checked.distributions("nll", axis, logs=True, log_probs=log_probs)
     index, valid = _check.valid_index(jnp.expand_dims(labels, axis), log_probs.shape[axis])
     picked = jnp.take_along_axis(log_probs, index, axis).astype(_check.wide(log_probs))
     validity = jnp.where(valid, 1, jnp.nan).astype(picked.dtype)
@@ -154,6 +155,7 @@ def cross_entropy(
                 f"{function}: floating targets are probabilities and must have the shape of logits "
                 f"{logits.shape}, got {targets.shape}; for class indices pass integers."
             )
+        _checked.distributions(function, axis, targets=targets)
         if allowed is not None:
             targets = jnp.where(allowed | (targets == 0), targets, jnp.nan)
         if smooth:
@@ -341,6 +343,7 @@ def poly_cross_entropy(
         return epsilon.astype(log_prob.dtype) * -jnp.expm1(log_prob) - log_prob
     [targets] = _check.real_arrays(function, targets=targets)
     _check.same_shape(function, logits=logits, targets=targets)
+    _checked.distributions(function, axis, targets=targets)
     # Widened here, so that the two gradients are added before they are rounded.
     logits = logits.astype(_check.wide(logits, targets))
     complements = -jnp.expm1(log_softmax(logits, axis=axis))

@@ -56,7 +56,7 @@ def _groups(
     """Similarities, where the column is another example of the label, and where it is the row."""
     [embeddings] = _check.matched(function, embeddings=embeddings)
     _check.matrix(function, embeddings=embeddings)
-    indices = _check.class_labels(function, labels, 1, embeddings=embeddings)
+    indices = _check.class_labels(function, labels, 1, ranged=False, embeddings=embeddings)
     # Not clipped, as an index would be: two wide labels must not become one.
     labels = indices if isinstance(labels, Array) else _check.exact_array(function, labels)
     scores, own = _similarities(function, embeddings, embeddings, temperature, axis_name)

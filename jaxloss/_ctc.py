@@ -15,7 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Integer, Real
 
-from jaxloss import _check
+from jaxloss import _check, _checked
 from jaxloss._autodiff import custom_vjp
 from jaxloss.primitives import log_softmax
 
@@ -87,14 +87,13 @@ def ctc(
             f"ctc: labels must have the batch {tuple(batch)} of logits {logits.shape} and an axis "
             f"of labels, got {labels.shape}; pad them to one length and pass label_lengths."
         )
-    *_, length = labels.shape
     if not isinstance(blank, numbers.Integral) or not 0 <= blank < classes:
         error = ValueError if isinstance(blank, numbers.Integral) else TypeError
         raise error(
             f"ctc: blank must be an integer, one of the {classes} classes of logits from 0 to "
             f"{classes - 1}, got {_check.describe(blank)}."
         )
-    count = math.prod(batch)
+    count, length = math.prod(batch), labels.shape[-1]
     frame_counts, frames_valid = _lengths("frame_lengths", frame_lengths, batch, frames)
     label_counts, labels_valid = _lengths("label_lengths", label_lengths, batch, length)
     logits = logits.reshape(count, frames, classes)
@@ -105,6 +104,7 @@ def ctc(
     log_probs = log_softmax(logits)
     index, known = _check.valid_index(labels.reshape(count, length), classes)
     shown = _positions(length) < label_counts[:, None]
+    _checked.classes("ctc", labels.reshape(count, length), classes, shown, but=blank)
     valid = frames_valid & labels_valid & jnp.all(~shown | (known & (index != blank)), -1)
     # One NaN makes a row of log-probabilities NaN.
     valid &= ~jnp.any(jnp.isnan(log_probs[:, :, blank]), -1)
@@ -135,6 +135,7 @@ def _lengths(
             f"ctc: {name} must have the shape of the batch, {tuple(batch)}, got {counts.shape}; "
             f"pass one length for each example."
         )
+    _checked.lengths("ctc", longest, **{name: counts})
     counts, valid = _check.valid_index(counts.reshape(-1), longest + 1)
     return jnp.where(valid, counts, longest), valid
 

@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Real
 
-from jaxloss import _check, _options
+from jaxloss import _check, _checked, _options
 from jaxloss._autodiff import custom_vjp
 from jaxloss.primitives import log_cosh, safe_product
 
@@ -22,11 +22,16 @@ def _reduced(
     targets: ArrayLike,
     log_targets: bool,
     axis: int,
+    *,
+    normalized: bool = True,
 ) -> Array:
-    """The sum over the axis of an elementwise divergence."""
+    """The sum over the axis of an elementwise divergence, of distributions unless told so."""
     log_targets = _options.flag(function, "log_targets", log_targets)
     log_probs, targets = _check.matched(function, log_probs=log_probs, targets=targets)
     axis = _check.reduced_axis(function, axis, log_probs=log_probs)
+    if normalized:
+        _checked.distributions(function, axis, logs=True, log_probs=log_probs)
+        _checked.distributions(function, axis, logs=log_targets, targets=targets)
     return jnp.sum(divergence(log_probs, targets, log_targets), axis)
 
 
@@ -158,7 +163,15 @@ def generalized_kl_divergence(
     Source: Bregman, "The relaxation method of finding the common point of convex sets" (1967);
     Optax `generalized_kl_divergence`.
     """
-    return _reduced("generalized_kl_divergence", _bregman, log_probs, targets, log_targets, axis)
+    return _reduced(
+        "generalized_kl_divergence",
+        _bregman,
+        log_probs,
+        targets,
+        log_targets,
+        axis,
+        normalized=False,
+    )
 
 
 @functools.partial(custom_vjp, static=1)

@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Real
 
-from jaxloss import _check, _options
+from jaxloss import _check, _checked, _options
 
 
 @_check.known_keywords
@@ -122,6 +122,7 @@ def _overlap(
 ) -> Array:
     predictions, targets = _check.matched(function, predictions=predictions, targets=targets)
     axes = _check.reduced_axes(function, axes, predictions=predictions)
+    _checked.probabilities(function, predictions=predictions, targets=targets)
     smooth = _options.number(function, "smooth", smooth, minimum=0.0)
     dtype = predictions.dtype
     overlap = jnp.sum(predictions * targets, axes)

@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Real
 
-from jaxloss import _check
+from jaxloss import _check, _checked
 from jaxloss._autodiff import custom_vjp
 
 
@@ -57,6 +57,7 @@ def sparsemax(
         return _sparsemax(scores.astype(_check.wide(scores)), labels)
     [targets] = _check.real_arrays("sparsemax", targets=targets)
     _check.same_shape("sparsemax", logits=logits, targets=targets)
+    _checked.distributions("sparsemax", axis, targets=targets)
     dtype = _check.wide(logits, targets)
     return _sparsemax(scores.astype(dtype), jnp.moveaxis(targets, axis, -1).astype(dtype))
 

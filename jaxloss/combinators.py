@@ -1,186 +1,41 @@
 """Losses in, losses out: weights, masks and reductions as one small algebra.
 
-A loss gives one value per example and never reduces. A combinator takes a loss and gives a loss
-with one more keyword; a reduction ends the chain:
+A loss gives one value per example and never reduces. A combinator takes a loss and gives a loss;
+a reduction ends the chain:
 
-    mean(masked(weighted(cross_entropy)))(logits, labels, weights=..., where=...)
+    mean(masked(class_weighted(cross_entropy, class_weights)))(logits, labels, where=...)
 
-A combinator only rewrites inputs and says what each example weighs; the losses are touched once, at
-the end. So the order of combinators does not matter, and a mean divides once.
+Any loss will do: one of the library, or any function of arrays that begin with the axes of its
+values. A combinator only says what each example weighs, so the order does not matter, and a mean
+divides once: that of shards or microbatches is the mean of the whole.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
-import operator
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
-from jaxloss import _check
-
-Axis = int | Sequence[int] | None
-AxisName = Hashable | None
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["losses", "weights"], meta_fields=[]
+from jaxloss import _check, _options
+from jaxloss._weighted import (
+    Axis,
+    AxisName,
+    Call,
+    Combined,
+    Loss,
+    Reduced,
+    Weighted as Weighted,
+    compares,
+    evaluate,
+    finished,
+    keywords,
+    name_of,
+    parameters,
 )
-@dataclass(frozen=True)
-class Weighted:
-    r"""Weighed losses beside their weights: all that a mean needs, before it is finished.
-
-    `losses` holds $w_n \ell_n$ and `weights` holds $w_n$, for each example or summed over many. The
-    sums of two batches, microbatches or shards pool by `+`; the mean of the whole is their
-    quotient, finished once. A mean of means is not that mean.
-
-    A pytree, so it passes through `jit`, `grad`, `scan` and `psum`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import jaxloss
-        >>> losses = jaxloss.pooled(jaxloss.squared_error)
-        >>> first = losses(jnp.array([1.0, 2.0, 3.0]), jnp.zeros(3))
-        >>> rest = losses(jnp.array([4.0]), jnp.zeros(1))
-        >>> (first + rest).mean()
-        Array(7.5, dtype=float32)
-    """
-
-    # Arrays of one shape; but transformations also build pytrees of what is no array.
-    losses: Any
-    weights: Any
-
-    def __add__(self, other: Weighted) -> Weighted:
-        """Pool two batches, element by element where they are not summed yet."""
-        if not isinstance(other, Weighted):
-            return NotImplemented
-        if self.losses.shape != other.losses.shape:
-            raise ValueError(
-                f"Weighted: both sides of + must have the same shape, got {self.losses.shape} and "
-                f"{other.losses.shape}; sum each first, with .total() or jaxloss.pooled."
-            )
-        return Weighted(self.losses + other.losses, self.weights + other.weights)
-
-    def total(self, *, axis: Axis = None, axis_name: AxisName = None) -> Weighted:
-        """The pair of sums over array axes (all by default) and over named mesh or `vmap` axes."""
-        pair = Weighted(jnp.sum(self.losses, axis), jnp.sum(self.weights, axis))
-        if axis_name is None:
-            return pair
-        # One by one: JAX 0.7 cannot transpose a psum of two of which only one is differentiated.
-        return jax.tree.map(lambda sums: jax.lax.psum(sums, axis_name), pair)
-
-    def mean(self, *, axis: Axis = None, axis_name: AxisName = None) -> Float[Array, "..."]:
-        """Sum of losses over sum of weights; 0, with gradient 0, when nothing was weighed."""
-        pair = self.total(axis=axis, axis_name=axis_name)
-        nothing = pair.weights == 0
-        return jnp.where(nothing, 0, pair.losses / jnp.where(nothing, 1, pair.weights))
-
-
-Loss = Callable[..., Any]  # an array of losses, or a Weighted
-
-
-class _Call(NamedTuple):
-    """A call on its way to the loss: its inputs, and what its examples weigh so far."""
-
-    arrays: tuple[Any, ...]
-    options: dict[str, Any]
-    weights: Array | None = None
-    where: Array | None = None
-
-
-class _Combined:
-    """A loss with one more keyword, whose value rewrites the call."""
-
-    def __init__(
-        self, name: str, loss: Loss, keyword: str, rewrite: Callable[[str, _Call, Any], _Call]
-    ) -> None:
-        if not callable(loss):
-            raise TypeError(
-                f"{name}: takes a loss, a function of predictions and targets, got "
-                f"{_check.describe(loss)}; write {name}(loss)(predictions, targets, {keyword}=...)."
-            )
-        if keyword in _keywords(loss):
-            raise TypeError(f"{name}: {_name(loss)} takes {keyword}= already.")
-        self.__name__ = f"{name}({_name(loss)})"
-        self.__doc__ = f"`{_name(loss)}` with the keyword `{keyword}`; gives a `Weighted`."
-        self.loss, self.keyword, self.rewrite = loss, keyword, rewrite
-
-    def __call__(self, *arrays: Any, **options: Any) -> Weighted:
-        return _evaluate(self, arrays, options)
-
-    def __repr__(self) -> str:
-        return self.__name__
-
-    def unwrap(self, call: _Call) -> tuple[Loss, _Call]:
-        if self.keyword not in call.options:
-            raise TypeError(
-                f"{self.__name__}: the keyword {self.keyword}= is missing, got "
-                f"{', '.join(call.options) or 'no keyword'}."
-            )
-        options = dict(call.options)
-        value = options.pop(self.keyword)
-        return self.loss, self.rewrite(self.__name__, call._replace(options=options), value)
-
-
-def _name(loss: Any) -> str:
-    loss = loss.func if isinstance(loss, functools.partial) else loss
-    return getattr(loss, "__name__", type(loss).__name__)
-
-
-def _keywords(loss: Loss) -> list[str]:
-    """What the combinators around a loss have added."""
-    return [loss.keyword, *_keywords(loss.loss)] if isinstance(loss, _Combined) else []
-
-
-def _parameters(loss: Loss) -> Mapping[str, inspect.Parameter]:
-    """The parameters of the loss inside its combinators, if it tells."""
-    while isinstance(loss, _Combined):
-        loss = loss.loss
-    try:
-        return inspect.signature(loss).parameters
-    except ValueError:
-        return {}
-
-
-def _reduced_axes(loss: Loss, options: dict[str, Any]) -> tuple[int, ...]:
-    """The loss's `axis` or `axes`, from the call or its signature, functools.partial's included."""
-    parameters = _parameters(loss)
-    for name in ("axis", "axes"):
-        parameter = parameters.get(name)
-        value: Any = options.get(name, parameter.default if parameter else None)
-        if hasattr(value, "__index__"):
-            return (operator.index(value),)
-        if isinstance(value, Sequence):
-            return tuple(operator.index(axis) for axis in value)
-    return ()
-
-
-def _evaluate(loss: Loss, arrays: tuple[Any, ...], options: dict[str, Any]) -> Weighted:
-    """Unwrap the combinators from the outside in, then call the loss once."""
-    name, call = _name(loss), _Call(arrays, options)
-    while isinstance(loss, _Combined):
-        loss, call = loss.unwrap(call)
-    [losses] = _check.real_arrays(name, losses=loss(*call.arrays, **call.options))
-    losses = losses.astype(_check.wide(losses))
-    for keyword, array in (("weights", call.weights), ("where", call.where)):
-        if array is not None and array.shape != losses.shape:
-            raise ValueError(
-                f"{name}: {keyword} must have the shape of the losses, {losses.shape}, got "
-                f"{array.shape}; nothing is broadcast: use jnp.broadcast_to."
-            )
-    weights = jnp.ones_like(losses) if call.weights is None else call.weights.astype(losses.dtype)
-    losses = losses if call.weights is None else weights * losses
-    if call.where is not None:
-        # The other half of the mask, see masked.
-        losses, weights = jnp.where(call.where, losses, 0), jnp.where(call.where, weights, 0)
-    return Weighted(losses, weights)
 
 
 def weighted(loss: Loss) -> Loss:
@@ -188,11 +43,14 @@ def weighted(loss: Loss) -> Loss:
 
     $$w_n \ell_n \quad\text{beside}\quad w_n$$
 
-    `mean(weighted(loss))` divides by the sum of the weights, whatever PyTorch's loss divides by.
-    Gradient: with respect to the weights too, so that they can be learned.
+    `mean(weighted(loss))` divides by the sum of the weights, whatever PyTorch's loss divides by. An
+    example of weight 0 is as if it were `masked`: its NaN goes nowhere. Gradient: with respect to
+    the weights too, 0 at a weight of exactly 0. To learn weights from 0 up, multiply inside the
+    loss: `mean(lambda p, t, w: w * loss(p, t))`.
 
     Args:
-        loss: a loss, combined or not.
+        loss: a loss, combined or not, whose inputs begin with the axes of its values, as for
+            `masked`. One that compares examples still compares with those of weight 0.
 
     Returns:
         A loss that gives a `Weighted`; `weights` are real, of the shape of the losses.
@@ -209,11 +67,11 @@ def weighted(loss: Loss) -> Loss:
         Array(3., dtype=float32)
     """
 
-    def rewrite(function: str, call: _Call, weights: ArrayLike) -> _Call:
-        [factors] = _check.real_arrays(function, weights=weights)
-        return call._replace(weights=factors)
+    def weigh(call: Call) -> Weighted:
+        weights, call = call.taking("weights")
+        return evaluate(loss, call._replace(weights=(*call.weights, ("weights", weights))))
 
-    return _Combined("weighted", loss, "weights", rewrite)
+    return Combined("weighted", weigh, loss, keyword="weights")
 
 
 def masked(loss: Loss) -> Loss:
@@ -244,35 +102,178 @@ def masked(loss: Loss) -> Loss:
         >>> loss(jnp.array([1.0, jnp.nan]), jnp.zeros(2), where=jnp.array([True, False]))
         Array(1., dtype=float32)
     """
-    if "axis_name" in _parameters(loss):
-        raise TypeError(
-            f"masked: {_name(loss)} compares the examples of a batch with each other, and a masked "
-            f"one would still be compared with; leave it out of the batch."
+
+    def mask(call: Call) -> Weighted:
+        where, call = call.taking("where")
+        return _masked(loss, call, "where", _check.mask(call.function, where=where))
+
+    return Combined("masked", mask, _separable("masked", loss), keyword="where")
+
+
+def ignoring(loss: Loss, index: int) -> Loss:
+    """A loss that leaves out the examples of one label, such as -100: PyTorch's `ignore_index`.
+
+    As `masked` where the labels are not `index`: their mean counts the others alone.
+
+    Args:
+        loss: a loss as for `masked`, of integer labels as its second argument.
+        index: the label to leave out; it need be no class.
+
+    Returns:
+        A loss that gives a `Weighted`.
+
+    Raises:
+        TypeError: the loss compares examples, or `index` is not an integer. The labels are not
+            integers; raised by the call.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> loss = jaxloss.mean(jaxloss.ignoring(jaxloss.cross_entropy, -100))
+        >>> loss(jnp.array([[0.0, 0.0], [jnp.nan, 0.0]]), jnp.array([1, -100]))
+        Array(0.6931472, dtype=float32)
+    """
+    index = _check.integer("ignoring", "index", index)
+
+    def ignore(call: Call) -> Weighted:
+        labels = _check.class_indices(call.function, call.targets())
+        # Of a type that cannot hold it, no label is ignored.
+        limits = jnp.iinfo(labels.dtype)
+        holds = limits.min <= index <= limits.max
+        kept = labels != index if holds else jnp.ones(labels.shape, bool)
+        return _masked(loss, call, "labels", kept)
+
+    return Combined("ignoring", ignore, _separable("ignoring", loss))
+
+
+def class_weighted(loss: Loss, class_weights: ArrayLike) -> Loss:
+    r"""A loss in which each example weighs what its label's class does.
+
+    $$w_{y_n} \ell_n \quad\text{beside}\quad w_{y_n}$$
+
+    so that its mean is PyTorch's with `weight=`, divided by the summed weights of the examples'
+    labels. Where the loss has a parameter `class_weights` of its own, as `cross_entropy` has, it
+    weighs smoothed labels and probabilities class by class, again as PyTorch does; of
+    probabilities the mean divides by the number of examples.
+
+    Args:
+        loss: a loss, combined or not, of labels as its second argument.
+        class_weights: a weight of at least 0 for each class.
+
+    Returns:
+        A loss that gives a `Weighted`.
+
+    Raises:
+        TypeError: the weights are not real. The targets are neither labels nor probabilities that
+            the loss weighs by itself; raised by the call.
+        ValueError: the weights are not finite, of at least 0, and in one dimension.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> loss = jaxloss.mean(jaxloss.class_weighted(jaxloss.nll, jnp.array([1.0, 3.0])))
+        >>> loss(-jnp.array([[4.0, 1.0], [1.0, 2.0]]), jnp.array([0, 1]))
+        Array(2.5, dtype=float32)
+    """
+    weights = _options.bounded("class_weighted", "class_weights", class_weights, minimum=0.0)
+    if weights.ndim != 1:
+        raise ValueError(
+            f"class_weighted: class_weights must have the shape (classes,), got {weights.shape}."
         )
 
-    def rewrite(function: str, call: _Call, where: ArrayLike) -> _Call:
-        mask = _check.mask(function, where=where)
-        axes = _reduced_axes(loss, call.options)
-        for name, parameter in _parameters(loss).items():
-            positional = parameter.kind is not parameter.KEYWORD_ONLY
-            if name in call.options and parameter.default is parameter.empty and positional:
-                raise TypeError(
-                    f"{function}: {name} must be passed by position, got it as a keyword, where a "
-                    f"mask would not reach it."
-                )
+    def weigh(call: Call) -> Weighted:
+        others = 1.0 if call.class_weights is None else call.class_weights
+        return evaluate(loss, call._replace(class_weights=others * weights))
 
-        def without_masked(array: ArrayLike) -> Array:
-            # The selection cuts both ways: a masked input's cotangent, NaN perhaps, is dropped, and
-            # its tangent is 0; the selection of the losses in _evaluate does the same behind the
-            # loss.
-            array = _check.exact_array(function, array)
-            aligned = _check.aligned(function, mask, array, axes)
-            return jnp.where(aligned, array, jnp.zeros((), array.dtype))
+    return Combined("class_weighted", weigh, loss)
 
-        arrays = jax.tree.map(without_masked, call.arrays)
-        return call._replace(arrays=arrays, where=mask)
 
-    return _Combined("masked", loss, "where", rewrite)
+def scaled(loss: Loss, factor: ArrayLike) -> Loss:
+    r"""A loss times a number: $c\, \ell_n$ beside $w_n$, so that the mean is $c$ times the mean.
+
+    Args:
+        loss: a loss, combined or not.
+        factor: a number; it may be traced, annealed or learned.
+
+    Returns:
+        A loss that gives a `Weighted`.
+
+    Raises:
+        TypeError: `factor` is not real.
+        ValueError: it is not finite, or not a scalar. (A traced one that is not finite gives NaN.)
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.mean(jaxloss.scaled(jaxloss.squared_error, 0.5))(jnp.ones(2), jnp.zeros(2))
+        Array(0.5, dtype=float32)
+    """
+    number = _options.number("scaled", "factor", factor)
+
+    def scale(call: Call) -> Weighted:
+        others = 1.0 if call.factor is None else call.factor
+        return evaluate(loss, call._replace(factor=others * number))
+
+    return Combined("scaled", scale, loss)
+
+
+def weighted_sum(losses: Mapping[str, Loss], factors: Mapping[str, ArrayLike]) -> Loss:
+    r"""Several losses of the same arguments as one objective, $\sum_k c_k L_k$.
+
+    Each is reduced with weights of its own, and a reduction gives the total beside a dictionary of
+    the components $L_k$, before their factors, for logging: `jax.value_and_grad` takes that as
+    `has_aux=True`.
+
+    Args:
+        losses: by name, losses, combined or not. All are given the same positional arguments, and
+            each those of the keywords that it takes; a loss that needs other inputs is written
+            `lambda outputs, batch: jaxloss.huber(outputs["value"], batch["return"])`.
+        factors: a number for each name; it may be traced, annealed or learned.
+
+    Returns:
+        A loss that gives a `Weighted` of dictionaries; reduced, a pair (total, components).
+
+    Raises:
+        TypeError: an argument is no mapping, or a factor not real. No loss takes a keyword; raised
+            by the call.
+        ValueError: the names differ, there are none, or a factor is not a finite scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> parts = {"l1": jaxloss.absolute_error, "l2": jaxloss.squared_error}
+        >>> objective = jaxloss.mean(jaxloss.weighted_sum(parts, {"l1": 1.0, "l2": 0.5}))
+        >>> total, components = objective(jnp.array([2.0]), jnp.array([0.0]))
+        >>> total, components["l1"], components["l2"]
+        (Array(4., dtype=float32), Array(2., dtype=float32), Array(4., dtype=float32))
+    """
+    _check.same_names("weighted_sum", losses=losses, factors=factors)
+    numbers = {name: _options.number("weighted_sum", name, factors[name]) for name in losses}
+    taken = {name: {*keywords(loss), *parameters(loss)} for name, loss in losses.items()}
+
+    def evaluate_all(call: Call) -> Weighted:
+        for keyword in call.options:
+            if not any(keyword in names for names in taken.values()):
+                raise TypeError(f"{call.function}: none of the losses takes {keyword}=.")
+        pairs = {}
+        for name, loss in losses.items():
+            options = {k: value for k, value in call.options.items() if k in taken[name]}
+            pairs[name] = evaluate(loss, call._replace(options=options))
+        return Weighted(
+            {name: pair.losses for name, pair in pairs.items()},
+            {name: pair.weights for name, pair in pairs.items()},
+        )
+
+    def finish(reduced: Mapping[str, Any]) -> tuple[Array, Mapping[str, Any]]:
+        parts = {name: finished(losses[name], value) for name, value in reduced.items()}
+        # A part that is a sum itself gives its total beside its components.
+        totals = {
+            name: part[0] if isinstance(part, tuple) else part for name, part in parts.items()
+        }
+        terms = (numbers[name].astype(total.dtype) * total for name, total in totals.items())
+        return functools.reduce(jnp.add, terms), parts
+
+    return Combined("weighted_sum", evaluate_all, *losses.values(), finish=finish)
 
 
 def pooled(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Callable[..., Weighted]:
@@ -292,15 +293,15 @@ def pooled(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Call
         >>> jaxloss.pooled(jaxloss.squared_error)(jnp.array([1.0, 3.0]), jnp.zeros(2))
         Weighted(losses=Array(10., dtype=float32), weights=Array(2., dtype=float32))
     """
-    return _reduction("pooled", loss, lambda pair: pair.total(axis=axis, axis_name=axis_name))
+    return Reduced("pooled", loss, lambda pair: pair.total(axis=axis, axis_name=axis_name))
 
 
-def mean(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Callable[..., Array]:
+def mean(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Callable[..., Any]:
     r"""The mean of a batch's losses: the sum of the weighed losses over the sum of the weights.
 
     $$\sum_n w_n \ell_n \Big/ \sum_n w_n$$
 
-    Weights are 1 unless the loss is `weighted` or `masked`. Of an empty batch, or when nothing was
+    Weights are 1 unless the loss is combined with some. Of an empty batch, or when nothing was
     weighed, the mean is 0 with gradient 0.
 
     Args:
@@ -310,7 +311,8 @@ def mean(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Callab
             shards may be of unequal weight, their mean is that of the whole.
 
     Returns:
-        A function of the loss's arguments.
+        A function of the loss's arguments. Of a `weighted_sum` it gives the total and the means of
+        its components.
 
     Example:
         >>> import jax.numpy as jnp
@@ -318,10 +320,10 @@ def mean(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Callab
         >>> jaxloss.mean(jaxloss.squared_error)(jnp.array([1.0, 3.0]), jnp.zeros(2))
         Array(5., dtype=float32)
     """
-    return _reduction("mean", loss, lambda pair: pair.mean(axis=axis, axis_name=axis_name))
+    return Reduced("mean", loss, lambda pair: pair.mean(axis=axis, axis_name=axis_name))
 
 
-def sum(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Callable[..., Array]:
+def sum(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Callable[..., Any]:
     """The sum of a batch's losses, each times its weight.
 
     Args:
@@ -330,7 +332,8 @@ def sum(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Callabl
         axis_name: mesh or `vmap` axes to sum over too, inside `shard_map`, `pmap` or `vmap`.
 
     Returns:
-        A function of the loss's arguments.
+        A function of the loss's arguments. Of a `weighted_sum` it gives the total and the sums of
+        its components.
 
     Example:
         >>> import jax.numpy as jnp
@@ -338,19 +341,18 @@ def sum(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Callabl
         >>> jaxloss.sum(jaxloss.squared_error)(jnp.array([1.0, 3.0]), jnp.zeros(2))
         Array(10., dtype=float32)
     """
-    return _reduction("sum", loss, lambda pair: pair.total(axis=axis, axis_name=axis_name).losses)
+    return Reduced("sum", loss, lambda pair: pair.total(axis=axis, axis_name=axis_name).losses)
 
 
-def _reduction(name: str, loss: Loss, finish: Callable[[Weighted], Any]) -> Callable[..., Any]:
-    if not callable(loss):
+def _masked(loss: Loss, call: Call, keyword: str, where: Array) -> Weighted:
+    return evaluate(loss, call._replace(masks=(*call.masks, (keyword, where))))
+
+
+def _separable(name: str, loss: Loss) -> Loss:
+    """The loss, of which examples can be left out."""
+    if compares(loss):
         raise TypeError(
-            f"{name}: takes a loss, a function of predictions and targets, got "
-            f"{_check.describe(loss)}; write jaxloss.{name}(loss)(predictions, targets)."
+            f"{name}: {name_of(loss)} compares the examples of a batch with each other, and one "
+            f"that is left out would still be compared with; leave it out of the batch."
         )
-
-    def reduced(*arrays: Any, **options: Any) -> Any:
-        return finish(_evaluate(loss, arrays, options))
-
-    reduced.__name__ = reduced.__qualname__ = f"{name}({_name(loss)})"
-    reduced.__doc__ = f"The {name} of `{_name(loss)}` over a batch."
-    return reduced
+    return loss

@@ -1,5 +1,6 @@
 """Strictness for the whole suite: types checked at run time, no promotion, eight devices."""
 
+import gc
 import os
 
 # Before JAX is imported: shard_map is tested on eight virtual devices.
@@ -14,6 +15,9 @@ import numpy as np
 import pytest
 
 from tests.helpers import x64_enabled
+
+# Tracing makes objects by the million that live no longer than a test: collect less often.
+gc.set_threshold(200_000, 50, 50)
 
 # Every annotation of a shape or dtype is checked at every call of the suite.
 jaxtyping.install_import_hook("jaxloss", "beartype.beartype")

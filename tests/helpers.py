@@ -9,11 +9,12 @@ import numpy as np
 
 @contextlib.contextmanager
 def x64_enabled():
+    before = jax.config.jax_enable_x64
     jax.config.update("jax_enable_x64", True)
     try:
         yield
     finally:
-        jax.config.update("jax_enable_x64", False)
+        jax.config.update("jax_enable_x64", before)
 
 
 def quick_jit(function):

@@ -1,166 +1,38 @@
-"""The algebra's laws, over every loss: weights, masks, pools, shards; value and derivatives."""
+"""What combinators do that the laws over every loss (test_laws.py) do not say."""
 
 import functools
+import re
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, PartitionSpec as P
 
 import jaxloss
-from jaxloss import Weighted, masked, mean, pooled, weighted
-from tests.cases import BASE, CASES, OF_EACH_KIND
-from tests.helpers import quick_jit
-
-# Combinators see a loss's axes, but not its other options.
-LOSSES = [
-    case
-    for case in CASES
-    if not case.compares and (case in BASE or {"axis", "axes"} & case.options.keys())
-]
-EVERY_LOSS = pytest.mark.parametrize("case", LOSSES, ids=lambda case: case.id)
-ROWS, FRONT, BACK = np.array([0, 2, 3, 7]), slice(0, 4), slice(4, 8)
-
-
-def arrays_of(case, rng):
-    return tuple(jnp.asarray(a) for a in case.arrays(rng))
-
-
-def losses_shape(case, arrays):
-    return jax.eval_shape(case, *arrays).shape
-
-
-def gradient_of(reduced, arrays, **options):
-    """Value and gradient with respect to the first array."""
-    return jax.value_and_grad(lambda first: reduced(first, *arrays[1:], **options))(arrays[0])
+from jaxloss import (
+    Weighted,
+    accumulated_value_and_grad,
+    class_weighted,
+    ignoring,
+    masked,
+    mean,
+    microbatched,
+    pooled,
+    scaled,
+    weighted,
+    weighted_sum,
+)
 
 
 def with_gradient(reduced, arrays, **options):
-    return jax.jit(lambda: gradient_of(reduced, arrays, **options))()
+    """Value and gradient with respect to the first array."""
 
+    @jax.jit
+    def run():
+        return jax.value_and_grad(lambda first: reduced(first, *arrays[1:], **options))(arrays[0])
 
-def pooled_parts(loss, arrays, weights):
-    """The mean of two parts, pooled; of four rows each, as the subset, to be traced once."""
-    loss = pooled(weighted(loss))
-
-    def parts(first):
-        full = (first, *arrays[1:])
-        front, back = (
-            loss(*(a[part] for a in full), weights=weights[part]) for part in (FRONT, BACK)
-        )
-        return (front + back).mean()
-
-    return jax.value_and_grad(parts)(arrays[0])
-
-
-@EVERY_LOSS
-def test_laws(case, rng, x64):
-    """In one program, for speed; what each pair of results says stands beside its assertion."""
-    arrays = arrays_of(case, rng)
-    shape = losses_shape(case, arrays)
-    weights = jnp.asarray(rng.uniform(0.1, 2, shape))
-    only_rows = np.zeros(shape, bool)
-    only_rows[ROWS] = True
-    some = jnp.asarray(rng.integers(0, 2, shape).astype(bool)).at[0].set(True)
-    loss = jax.jit(case.bound)  # Traced once for all laws.
-
-    @quick_jit
-    def program(arrays, weights):
-        return {
-            "losses": loss(*arrays),
-            "mean": mean(loss)(*arrays),
-            "sum": jaxloss.sum(loss)(*arrays),
-            "mean of columns": mean(loss, axis=0)(*arrays),
-            "ones": mean(weighted(loss))(*arrays, weights=jnp.ones(shape)),
-            "weighted": gradient_of(mean(weighted(loss)), arrays, weights=weights),
-            "of weights": jax.grad(lambda w: mean(weighted(loss))(*arrays, weights=w))(weights),
-            "parts": pooled_parts(loss, arrays, weights),
-            "where": gradient_of(mean(masked(loss)), arrays, where=only_rows),
-            "subset": gradient_of(mean(loss), tuple(a[ROWS] for a in arrays)),
-            "one order": mean(weighted(masked(loss)))(*arrays, weights=weights, where=some),
-            "other order": mean(masked(weighted(loss)))(*arrays, weights=weights, where=some),
-            "nothing": gradient_of(mean(masked(loss)), arrays, where=jnp.zeros(shape, bool)),
-            "empty": gradient_of(mean(loss), tuple(a[:0] for a in arrays)),
-        }
-
-    results = program(arrays, weights)
-    losses, w = np.asarray(results["losses"]), np.asarray(weights)
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-14)
-    close(results["mean"], losses.mean())
-    close(results["sum"], losses.sum())
-    close(results["mean of columns"], losses.mean(0))
-    # Weights of one change nothing.
-    close(results["ones"], results["mean"])
-    # The weighted mean divides by the weights.
-    average = np.average(losses, weights=w)
-    close(results["weighted"][0], average)
-    np.testing.assert_allclose(
-        results["of weights"], (losses - average) / w.sum(), rtol=1e-9, atol=1e-12
-    )
-    # Any partition, pooled, is the whole.
-    chex.assert_trees_all_close(results["parts"], results["weighted"], rtol=1e-11, atol=1e-14)
-    # where equals the subset.
-    close(results["where"][0], results["subset"][0])
-    close(results["where"][1][ROWS], results["subset"][1])
-    np.testing.assert_array_equal(np.delete(results["where"][1], ROWS, 0), 0)
-    # The order of combinators does not matter.
-    close(results["one order"], results["other order"])
-    # The mean of nothing is 0, with gradient 0.
-    for value, gradient in (results["nothing"], results["empty"]):
-        assert value == 0
-        np.testing.assert_array_equal(gradient, 0)
-
-
-@EVERY_LOSS
-def test_nothing_under_the_mask_gets_out(case, rng, x64):
-    """NaN, infinities and labels that are no class: not in value, gradient, tangent or hessian."""
-    arrays = arrays_of(case, rng)
-    shape = losses_shape(case, arrays)
-    hidden = jnp.array([1, 4])
-    where = jnp.ones(shape, bool).at[hidden].set(False)
-    weights = jnp.asarray(rng.uniform(0.5, 2, shape))
-    reduced = mean(masked(weighted(case.bound)))
-
-    @quick_jit
-    def every_mode(arrays, weights):
-        first, *others = arrays
-        direction = (jnp.cos(jnp.arange(first.size, dtype=first.dtype)).reshape(first.shape),)
-
-        def function(first):
-            return reduced(first, *others, weights=weights, where=where)
-
-        return (
-            jax.value_and_grad(function)(first),
-            jax.jvp(function, (first,), direction),
-            jax.jvp(jax.grad(function), (first,), direction)[1],
-        )
-
-    clean = every_mode(arrays, weights)
-    chex.assert_tree_all_finite(clean)
-    for poison in (np.nan, np.inf, -np.inf, 1e300):
-        bad = tuple(a.at[hidden].set(poison if a.dtype == jnp.float64 else 77) for a in arrays)
-        chex.assert_trees_all_equal(every_mode(bad, weights.at[hidden].set(poison)), clean)
-
-
-@pytest.mark.parametrize("case", OF_EACH_KIND, ids=lambda case: case.id)
-def test_unequal_shards_equal_one_device(case, rng, x64):
-    """Equal shards of every loss are in test_transforms."""
-    arrays = arrays_of(case, rng)
-    where = jnp.asarray(rng.integers(0, 2, losses_shape(case, arrays)).astype(bool)).at[0].set(True)
-    mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
-    reduced = mean(masked(case.bound), axis_name="data")
-
-    def local(where, *arrays):
-        return reduced(*arrays, where=where)
-
-    sharded = jax.shard_map(local, mesh=mesh, in_specs=P("data"), out_specs=P())
-    expected = with_gradient(mean(masked(case.bound)), arrays, where=where)
-    actual = quick_jit(jax.value_and_grad(lambda first: sharded(where, first, *arrays[1:])))(
-        arrays[0]
-    )
-    chex.assert_trees_all_close(actual, expected, rtol=1e-11, atol=1e-14)
+    return run()
 
 
 def test_a_loss_that_compares_examples_cannot_be_masked():
@@ -186,18 +58,6 @@ def test_a_mask_goes_around_the_axes_of_an_image(rng):
     losses = jaxloss.dice(predictions, jnp.ones_like(predictions), axes=(1, 2))
     np.testing.assert_allclose(value, losses[where].mean(), rtol=1e-6)
     assert np.all(np.isfinite(gradient))
-
-
-def test_one_mean_exchanges_two_numbers(rng):
-    mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
-    reduced = mean(weighted(jaxloss.huber), axis_name="data")
-    sharded = jax.shard_map(
-        lambda p, t, w: reduced(p, t, weights=w), mesh=mesh, in_specs=P("data"), out_specs=P()
-    )
-    program = jax.jit(sharded).lower(*3 * (jnp.ones(8),)).compile().as_text()
-    exchanged = [line for line in program.splitlines() if " all-reduce(" in line]
-    assert exchanged and all("f32[]" in line for line in exchanged)
-    assert sum(line.split(" all-reduce(")[0].count("f32[]") for line in exchanged) == 2
 
 
 @pytest.mark.parametrize("reduction", [jaxloss.sum, pooled], ids=lambda f: f.__name__)
@@ -310,3 +170,247 @@ def test_mean_of_pools_is_not_the_mean_of_means():
     )
     assert (first + second).mean() == 3
     assert (first.mean() + second.mean()) / 2 == 5
+
+
+LOGITS = jnp.array([[1.0, 2.0, 0.5], [0.0, 0.3, -1.0], [0.2, 0.1, 2.0], [jnp.nan, 0.0, 0.0]])
+LABELS = jnp.array([0, 2, 1, -100])
+CLASS_WEIGHTS = np.array([0.5, 2.0, 0.0], np.float32)
+
+
+def test_class_weights_weigh_each_class_of_a_smoothed_label():
+    """As PyTorch: every class's term by its own weight, and the label's weight in the divisor."""
+    smoothing = 0.3
+    loss = mean(ignoring(class_weighted(jaxloss.cross_entropy, CLASS_WEIGHTS), -100))
+    value, gradient = with_gradient(loss, (LOGITS, LABELS), label_smoothing=smoothing)
+    rows = np.asarray(LOGITS[:3], np.float64)
+    log_probs = rows - np.log(np.exp(rows).sum(-1, keepdims=True))
+    targets = (1 - smoothing) * np.eye(3)[[0, 2, 1]] + smoothing / 3
+    expected = -np.sum(CLASS_WEIGHTS * targets * log_probs) / (0.5 + 0 + 2)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert np.all(np.isfinite(gradient)) and np.any(gradient[1] != 0)
+
+
+def test_class_weights_of_probabilities_count_every_example():
+    targets = jnp.array([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]])
+    loss = mean(class_weighted(jaxloss.cross_entropy, CLASS_WEIGHTS))
+    expected = jaxloss.cross_entropy(LOGITS[:2], targets, class_weights=CLASS_WEIGHTS).mean()
+    np.testing.assert_allclose(loss(LOGITS[:2], targets), expected, rtol=1e-6)
+
+
+def test_class_weights_of_class_weights_multiply():
+    twice = class_weighted(class_weighted(jaxloss.nll, np.array([2.0, 3.0])), np.array([5.0, 1.0]))
+    sums = pooled(twice)(jnp.zeros((3, 2)), jnp.array([0, 1, 1]))
+    assert sums.weights == 10 + 3 + 3
+
+
+def test_a_label_out_of_range_has_no_class_weight():
+    pair = class_weighted(jaxloss.nll, np.array([2.0, 3.0]))(jnp.zeros((2, 2)), jnp.array([1, -1]))
+    np.testing.assert_array_equal(pair.weights, [3, np.nan])
+
+
+def test_a_label_that_the_dtype_cannot_hold_ignores_nothing():
+    labels = jnp.array([0, 255], jnp.uint8)
+    assert pooled(ignoring(jaxloss.nll, -1))(jnp.zeros((2, 300)), labels).weights == 2
+    assert pooled(ignoring(jaxloss.nll, 255))(jnp.zeros((2, 300)), labels).weights == 1
+
+
+def test_a_weight_is_learned_but_one_of_zero_is_a_mask():
+    losses, weights = jnp.array([1.0, 3.0, 5.0]), jnp.array([1.0, 3.0, 0.0])
+    gradient = jax.grad(lambda w: mean(weighted(jnp.abs))(losses, weights=w))(weights)
+    np.testing.assert_allclose(gradient, [(1 - 2.5) / 4, (3 - 2.5) / 4, 0])
+
+
+def test_a_factor_is_learned():
+    gradient = jax.grad(lambda c: mean(scaled(jnp.abs, c))(jnp.array([1.0, 3.0])))(2.0)
+    assert gradient == 2
+
+
+def two_heads(**factors):
+    parts = {
+        "class": masked(jaxloss.cross_entropy),
+        "size": lambda logits, labels: jaxloss.huber(logits[:, 0], labels.astype(jnp.float32)),
+    }
+    return weighted_sum(parts, factors or {"class": 1.0, "size": 0.5})
+
+
+def test_a_sum_of_losses_reports_its_components():
+    where = jnp.array([True, False, True, True])
+    logits, labels = LOGITS.at[3].set(0.5), jnp.array([0, 2, 1, 1])
+    objective = jax.value_and_grad(mean(two_heads()), has_aux=True)
+    (total, components), gradient = jax.jit(objective)(logits, labels, where=where)
+    parts = {
+        "class": with_gradient(mean(masked(jaxloss.cross_entropy)), (logits, labels), where=where),
+        "size": with_gradient(mean(jaxloss.huber), (logits[:, 0], labels.astype(jnp.float32))),
+    }
+    for name, (value, _) in parts.items():
+        np.testing.assert_allclose(components[name], value, rtol=1e-6)
+    np.testing.assert_allclose(total, parts["class"][0] + 0.5 * parts["size"][0], rtol=1e-6)
+    expected = parts["class"][1].at[:, 0].add(0.5 * parts["size"][1])
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_sum_of_losses_is_a_loss():
+    """Masked, scaled, in steps, in halves that pool, and a component of another sum."""
+    logits, labels = LOGITS.at[3].set(0.5), jnp.array([0, 2, 1, 1])
+    where, inner = jnp.array([True, False, True, True]), two_heads()
+    whole = weighted_sum(
+        {"class": jaxloss.cross_entropy, "size": inner.losses[1]}, {"class": 1.0, "size": 0.5}
+    )
+    expected = mean(masked(whole))(logits, labels, where=where)
+    in_steps = mean(microbatched(masked(whole), 2))(logits, labels, where=where)
+    chex.assert_trees_all_close(in_steps, expected, rtol=1e-6)
+    halves = [
+        pooled(masked(whole))(logits[n : n + 2], labels[n : n + 2], where=where[n : n + 2])
+        for n in (0, 2)
+    ]
+    chex.assert_trees_all_close((halves[0] + halves[1]).mean(), expected[1], rtol=1e-6)
+    total, components = mean(scaled(whole, 3.0))(logits, labels)
+    np.testing.assert_allclose(total, 3 * mean(whole)(logits, labels)[0], rtol=1e-6)
+    nested = weighted_sum({"both": whole, "again": jaxloss.nll}, {"both": 2.0, "again": 0.0})
+    total, components = mean(masked(nested))(logits, labels, where=where)
+    np.testing.assert_allclose(total, 2 * expected[0], rtol=1e-6)
+    chex.assert_trees_all_close(components["both"], expected, rtol=1e-6)
+
+
+def test_combinators_under_jit_and_partial_are_seen_through():
+    loss = jax.jit(functools.partial(jaxloss.cross_entropy, axis=0))
+    value, gradient = with_gradient(
+        mean(ignoring(loss, -100)), (jnp.swapaxes(LOGITS, 0, 1), LABELS)
+    )
+    assert np.isfinite(value) and np.all(np.isfinite(gradient))
+
+
+def test_a_loss_may_give_what_is_weighed_already():
+    def user_loss(predictions, targets):
+        return Weighted(2 * jnp.abs(predictions - targets), 2 * jnp.ones_like(targets))
+
+    value = mean(masked(weighted(user_loss)))(
+        jnp.array([1.0, 5.0, 9.0]),
+        jnp.zeros(3),
+        weights=jnp.array([3.0, 1.0, 1.0]),
+        where=jnp.array([True, True, False]),
+    )
+    assert value == (3 * 1 + 5) / 4
+
+
+def test_steps_keep_the_intermediates_of_one():
+    """The temporaries of the compiled gradient fall as the steps grow in number."""
+    x, kernel = jnp.zeros((512, 32)), jnp.zeros((32, 256))
+    labels, where = jnp.zeros(512, jnp.int32), jnp.ones(512, bool)
+
+    def temporaries(value_and_grad):
+        program = jax.jit(value_and_grad).lower(kernel, x, labels, where).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    def in_steps(steps):
+        def objective(kernel, x, labels, where):
+            loss = masked(lambda x, labels: jaxloss.cross_entropy(jnp.tanh(x @ kernel), labels))
+            return mean(microbatched(loss, steps))(x, labels, where=where)
+
+        return temporaries(jax.value_and_grad(objective))
+
+    def accumulated(steps):
+        def losses(kernel, x, labels, where):
+            loss = pooled(masked(jaxloss.cross_entropy))
+            return loss(jnp.tanh(x @ kernel), labels, where=where)
+
+        return temporaries(accumulated_value_and_grad(losses, steps))
+
+    for figures in ([in_steps(n) for n in (2, 8, 32)], [accumulated(n) for n in (2, 8, 32)]):
+        # Beyond the batch in steps and the gradient, which stay.
+        rest = [figure - x.nbytes - kernel.nbytes for figure in figures]
+        assert rest[1] < 0.5 * rest[0] and rest[2] < 0.5 * rest[1]
+
+
+def test_accumulated_gradients_are_those_of_learned_weights_too(rng):
+    """The quotient's derivative, with weights that depend on the parameters."""
+    x, y = (jnp.asarray(rng.normal(size=12), jnp.float32) for _ in range(2))
+
+    def losses(parameters, x, y):
+        weights = jax.nn.softplus(parameters["weight"] * x)
+        predictions = parameters["slope"] * x
+        return pooled(weighted(jaxloss.squared_error))(predictions, y, weights=weights)
+
+    parameters = {"slope": jnp.float32(0.7), "weight": jnp.float32(-1.3)}
+    expected = jax.value_and_grad(lambda p: losses(p, x, y).mean())(parameters)
+    actual = jax.jit(accumulated_value_and_grad(losses, 4))(parameters, x, y=y)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-5)
+
+
+def test_accumulated_gradients_are_summed_in_float32():
+    """And come back in the parameters' dtype: 1024 steps of one thousandth each."""
+
+    def losses(scale, x):
+        return pooled(lambda x: scale * x)(x)
+
+    x = jnp.full(1024, 1 + 2**-7, jnp.bfloat16)
+    _, gradient = accumulated_value_and_grad(losses, 1024)(jnp.bfloat16(1), x)
+    assert gradient.dtype == jnp.bfloat16 and gradient == 1 + 2**-7
+
+
+def test_accumulated_gradients_of_nothing_are_zero():
+    def losses(slope, x):
+        return pooled(masked(jnp.square))(slope * x, where=x > 100)
+
+    value, gradient = accumulated_value_and_grad(losses, 2)(jnp.float32(1), jnp.ones(4))
+    assert value == 0 and gradient == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "call"),
+    [
+        (TypeError, "mean: takes a loss that is not reduced, got mean(huber); a reduction comes",
+         lambda: mean(mean(jaxloss.huber))),
+        (TypeError, "microbatched: takes a loss that is not reduced, got mean(huber)",
+         lambda: microbatched(jax.jit(mean(jaxloss.huber)), 2)),
+        (TypeError, "microbatched: nt_xent compares the examples of a batch",
+         lambda: microbatched(jaxloss.nt_xent, 2)),
+        (ValueError, "microbatched: steps must be at least 1, got 0.",
+         lambda: microbatched(jaxloss.huber, 0)),
+        (TypeError, "microbatched: steps must be an integer, got float 2.0.",
+         lambda: microbatched(jaxloss.huber, 2.0)),
+        (ValueError, "microbatched(huber): steps must divide the batch, got 3 steps for 4 "
+         "examples; pad the batch to 6 and mask what was added.",
+         lambda: microbatched(jaxloss.huber, 3)(jnp.ones(4), jnp.ones(4))),
+        (ValueError, "microbatched(huber): all inputs must have the batch as their first axis, got "
+         "the shapes (4,), (2,);",
+         lambda: microbatched(jaxloss.huber, 2)(jnp.ones(4), jnp.ones(2))),
+        (ValueError, "microbatched(<lambda>): the loss must give one value for each of the 2 "
+         "examples of a step, got losses of shape ();",
+         lambda: microbatched(lambda p: jnp.mean(p), 2)(jnp.ones(4))),
+        (TypeError, "accumulated_value_and_grad: <lambda> must give the Weighted of one loss, got "
+         "float32 of shape (2,); return jaxloss.pooled(loss)(...)",
+         lambda: accumulated_value_and_grad(lambda p, x: p * x, 2)(1.0, jnp.ones(4))),
+        (TypeError, "ignoring: index must be an integer, got float -1.0.",
+         lambda: ignoring(jaxloss.nll, -1.0)),
+        (TypeError, "ignoring(nll): labels must be integers (class indices), got float32",
+         lambda: ignoring(jaxloss.nll, -1)(LOGITS, LOGITS[:, 0])),
+        (TypeError, "ignoring(nll): the labels must be the second positional argument, got 1 ",
+         lambda: ignoring(jaxloss.nll, -1)(LOGITS, labels=LABELS)),
+        (ValueError, "class_weighted: class_weights must have the shape (classes,), got ().",
+         lambda: class_weighted(jaxloss.nll, 1.0)),
+        (ValueError, "class_weighted: class_weights must be finite and at least 0, got",
+         lambda: class_weighted(jaxloss.nll, np.array([1.0, -1.0]))),
+        (TypeError, "class_weighted(nll): labels must be integers (class indices), got float32",
+         lambda: class_weighted(jaxloss.nll, np.ones(2))(LOGITS, LOGITS)),
+        (TypeError, "class_weighted(cross_entropy): class_weights are given twice, also to the",
+         lambda: class_weighted(jaxloss.cross_entropy, CLASS_WEIGHTS)(
+             LOGITS, LABELS, class_weights=CLASS_WEIGHTS, label_smoothing=0.1)),
+        (ValueError, "scaled: factor must be a scalar, got",
+         lambda: scaled(jaxloss.nll, jnp.ones(2))),
+        (TypeError, "weighted_sum: losses must be a dictionary with an entry for each loss, got ",
+         lambda: weighted_sum([jaxloss.nll], {})),
+        (ValueError, "weighted_sum: losses and factors must have the same names, got a and b.",
+         lambda: weighted_sum({"a": jaxloss.nll}, {"b": 1.0})),
+        (TypeError, "weighted_sum(nll, huber): none of the losses takes colour=.",
+         lambda: weighted_sum({"a": jaxloss.nll, "b": jaxloss.huber}, {"a": 1.0, "b": 1.0})(
+             LOGITS, LABELS, colour=3)),
+        (ValueError, "masked(weighted(huber)): where and weights must have the same shape, that of "
+         "the losses, got (4,) and (2,).",
+         lambda: masked(weighted(jaxloss.huber))(
+             jnp.ones(4), jnp.ones(4), where=jnp.ones(4, bool), weights=jnp.ones(2))),
+    ],
+)  # fmt: skip
+def test_message(error, message, call, without_annotations):
+    with pytest.raises(error, match=f"^{re.escape(message)}"):
+        call()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxloss
-from tests.cases import BASE, CASES
+from tests.cases import BASE, CASES, each
 from tests.helpers import quick_jit, x64_enabled
 
 
@@ -26,7 +26,7 @@ LABELLED = [
 SCALARS = [case for case in BASE if case.elementwise]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+@each(CASES)
 def test_low_precision_is_computed_in_float32(case, rng):
     """The loss is the formula's at the rounded inputs, and the gradient is rounded once."""
     samples = {dtype: case.arrays(rng, dtype) for dtype in HALVES}

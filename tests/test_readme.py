@@ -18,7 +18,7 @@ def test_an_example_prints_what_its_comments_say(example):
         [sys.executable, "-c", example], capture_output=True, text=True, check=True
     )
     printed = run.stdout.splitlines()
-    expected = re.findall(r"^print\(.*\)  # (.*)$", example, re.MULTILINE)
+    expected = re.findall(r"^ *print\(.*\)  # (.*)$", example, re.MULTILINE)
     assert len(printed) == len(expected) > 0
     for line, comment in zip(printed, expected, strict=True):
         assert numbers(comment)[: len(numbers(line))] == pytest.approx(numbers(line), rel=1e-6)

@@ -12,7 +12,7 @@ from jax import export
 from jax.sharding import Mesh, PartitionSpec as P
 
 import jaxloss
-from tests.cases import BASE, CASES, OF_EACH_KIND, PRIMITIVES
+from tests.cases import BASE, CASES, OF_EACH_KIND, PRIMITIVES, each
 from tests.helpers import quick_jit
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -98,9 +98,6 @@ MODES = (
 )
 
 
-OTHERS = [case for case in CASES if case not in BASE]
-
-
 def problem(case, copies=None):
     """Floating inputs with tangents and both functions of them, the labels being fixed."""
     rng = np.random.default_rng(zlib.crc32(case.id.encode()))
@@ -162,7 +159,7 @@ def assert_modes_close(actual, expected):
             np.testing.assert_allclose(ours, plain, **CLOSE, err_msg=mode)
 
 
-@pytest.mark.parametrize("case", BASE, ids=lambda case: case.id)
+@each(BASE, quick=OF_EACH_KIND)
 def test_every_mode(case, x64):
     """One compiled program of all modes over two problems, against the textbook's derivatives."""
     xs, ts, ours, plain = problem(case, copies=2)
@@ -172,9 +169,9 @@ def test_every_mode(case, x64):
     assert_modes_close(actual, expected)
 
 
-@pytest.mark.parametrize("case", (*OTHERS, *PRIMITIVES), ids=lambda case: case.id)
-def test_every_option_and_primitive(case, x64):
-    """Rows that differ in options alone, and what losses are made of: fewer modes."""
+@each((*CASES, *PRIMITIVES))
+def test_first_and_second_order(case, x64):
+    """Every row, and what losses are made of, in fewer modes."""
     xs, ts, ours, plain = problem(case, copies=2)
     modes = (value_and_grad, jvp, hvp)
     actual, expected = (
@@ -183,7 +180,7 @@ def test_every_option_and_primitive(case, x64):
     assert_modes_close(actual, expected)
 
 
-@pytest.mark.parametrize("case", OF_EACH_KIND, ids=lambda case: case.id)
+@each(OF_EACH_KIND, quick=[case for case in OF_EACH_KIND if case.name in ("huber", "dice")])
 def test_modes_as_they_are(case, x64):
     """Without jit, where every operation runs by itself."""
     xs, ts, ours, _ = problem(case)
@@ -199,6 +196,7 @@ NUMBERS = [
 ]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("case", "option"), NUMBERS, ids=lambda x: getattr(x, "id", x))
 def test_options_are_differentiated_too(case, option, x64):
     """With the predictions, in reverse, forward, second order and from replicated to sharded."""
@@ -239,7 +237,7 @@ def test_options_are_differentiated_too(case, option, x64):
     chex.assert_trees_all_close(gradients, means, **CLOSE)
 
 
-@pytest.mark.parametrize("case", BASE, ids=lambda case: case.id)
+@each(BASE, quick=[case for case in BASE if case in OF_EACH_KIND or case.compares])
 def test_shard_map(case, x64):
     """Value, gradient and tangent of data sharded over eight devices equal one's; some curvatures.
 
@@ -265,7 +263,7 @@ def test_shard_map(case, x64):
     chex.assert_trees_all_close(derivatives(sharded), expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", BASE, ids=lambda case: case.id)
+@each(BASE)
 def test_export(case):
     """Value and gradient are exported for four platforms from one machine; some run on its own."""
     arrays = tuple(jnp.asarray(a) for a in case.arrays(np.random.default_rng(2), np.float32))

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.cases import CASES, PRIMITIVES
+from tests.cases import CASES, PRIMITIVES, each
 from tests.helpers import value_and_gradient
 
 KINKED = [case for case in CASES + PRIMITIVES if case.kinks]
 
 
-@pytest.mark.parametrize("case", CASES + PRIMITIVES, ids=lambda case: case.id)
+@each(CASES + PRIMITIVES)
 def test_value_and_gradient_equal_the_formula(case, rng, x64):
     arrays = case.arrays(rng)
     losses, gradient = value_and_gradient(lambda first: case(first, *arrays[1:]), arrays[0])

@@ -4,6 +4,8 @@ Formulas are plain float64 maths, with none of the library's care: `formula` for
 `gradient`, with respect to the first argument, by hand from a textbook. Samples are smooth points.
 """
 
+import pytest
+
 from tests.cases.binary import BINARY
 from tests.cases.case import Case as Case
 from tests.cases.classification import CLASSIFICATION
@@ -27,3 +29,17 @@ OF_EACH_KIND = tuple(
         *("cross_entropy-axis", "multilabel_margin", "kl_divergence", "triplet_margin"),
     }
 )
+
+# One row for each loss, those of primitives, and not the slowest to compile.
+QUICK = tuple(case for case in (*BASE, *PRIMITIVES) if case.name != "ctc")
+
+
+def each(cases, quick=QUICK):
+    """The decorator of a test of each row; those that are not quick are marked as exhaustive."""
+    rows = []
+    for case in cases:
+        # One process runs all tests of a row, and traces its programs once.
+        marks = [pytest.mark.xdist_group(case.id)]
+        marks += [] if case in quick else [pytest.mark.exhaustive]
+        rows.append(pytest.param(case, id=case.id, marks=marks))
+    return pytest.mark.parametrize("case", rows)

@@ -17,7 +17,7 @@ from tests.helpers import quick_jit
 Sampler = Callable[[np.random.Generator], tuple[np.ndarray, ...]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """A loss with options, and what is known of it."""
 
