@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 import jaxloss
+from bench.averages import distance, trained
 
 
 @pytest.fixture
@@ -65,3 +66,13 @@ def test_linen(batch):
         parameters, state, loss = step(parameters, state)
         losses.append(float(loss))
     assert losses[-1] < 0.2 * losses[0]
+
+
+def test_training_in_steps_is_training_on_the_whole_batch():
+    """Exactly, in both ways; Optax's mean of the steps' means ends elsewhere."""
+    whole, _ = trained("one batch", updates=10, steps=4)
+    for way in ("accumulated", "microbatched"):
+        parameters, _ = trained(way, updates=10, steps=4)
+        assert distance(parameters, whole) < 1e-6
+    of_means, _ = trained("MultiSteps", updates=10, steps=4)
+    assert distance(of_means, whole) > 1e-2

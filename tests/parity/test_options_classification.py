@@ -10,7 +10,7 @@ import pytest
 import torch.nn.functional as F  # noqa: N812
 
 import jaxloss
-from tests.parity.agreement import REDUCTIONS, Case, agree, every, in_a_row, over, plain, reduced
+from tests.parity.agreement import REDUCTIONS, Case, agree, every, in_a_row, over, plain
 
 # Rows, classes and further axes, as in PyTorch.
 SCORES = [(1, 1), (5, 4), (2, 3, 2, 3)]
@@ -31,36 +31,28 @@ def labelled(rng, shape):
     return rng.normal(size=shape) * 3, labels, np.where(kept, labels, -100), weights
 
 
-def of_labels(loss, theirs, weights, ignored, **options):
-    """Every reduction; weights are none, `weighted`'s, or the loss's own."""
+def of_labels(loss, theirs, weighted, ignored, **options):
+    """Every reduction, with and without class weights and an ignored label."""
 
     def ours(reduction, scores, labels, some_ignored, class_weights):
-        chosen, keywords = loss, dict(options, axis=1)
-        given = some_ignored if ignored else labels
-        if weights == "weighted":
-            chosen = jaxloss.weighted(chosen)
-            keywords["weights"] = class_weights[labels]
-        elif weights == "class_weights":
-            keywords["class_weights"] = class_weights
+        chosen = functools.partial(loss, **options, axis=1)
         if ignored:
-            chosen = jaxloss.masked(chosen)
-            keywords["where"] = some_ignored >= 0
-        if reduction == "mean" and weights == "class_weights":
-            summed = jaxloss.sum(chosen)(scores, given, **keywords)
-            return summed / jnp.sum(jnp.where(given >= 0, class_weights[labels], 0))
-        answer = REDUCTIONS[reduction](chosen)(scores, given, **keywords)
+            chosen = jaxloss.ignoring(chosen, -100)
+        if weighted:
+            chosen = jaxloss.class_weighted(chosen, class_weights)
+        answer = REDUCTIONS[reduction](chosen)(scores, some_ignored if ignored else labels)
         return getattr(answer, "losses", answer)
 
     def its(reduction, scores, labels, some_ignored, class_weights):
-        given, weight = some_ignored if ignored else labels, class_weights if weights else None
+        given, weight = some_ignored if ignored else labels, class_weights if weighted else None
         return theirs(scores, given, weight=weight, reduction=reduction, **options)
 
     pair = (in_a_row(functools.partial(side, name) for name in REDUCTIONS) for side in (ours, its))
-    return {f"weights {weights}, ignored {ignored}, {options}": tuple(pair)}
+    return {f"weighted {weighted}, ignored {ignored}, {options}": tuple(pair)}
 
 
-def label_case(loss, theirs, weightings, options=({},), shapes=SCORES):
-    choices = every(weights=weightings, ignored=[False, True])
+def label_case(loss, theirs, options=({},), shapes=SCORES):
+    choices = every(weighted=[False, True], ignored=[False, True])
     pairs = [of_labels(loss, theirs, **c, **chosen) for c in choices for chosen in options]
     return Case(functools.reduce(dict.__or__, pairs), labelled, shapes)
 
@@ -71,13 +63,15 @@ def with_probabilities(rng, shape):
 
 
 def of_probabilities(weighted, label_smoothing):
-    def ours(logits, targets, weights):
-        own = {"class_weights": weights} if weighted else {}
-        return jaxloss.cross_entropy(
-            logits, targets, axis=1, label_smoothing=label_smoothing, **own
+    def ours(reduction, logits, targets, weights):
+        loss = jaxloss.cross_entropy
+        loss = jaxloss.class_weighted(loss, weights) if weighted else loss
+        answer = REDUCTIONS[reduction](loss)(
+            logits, targets, axis=1, label_smoothing=label_smoothing
         )
+        return getattr(answer, "losses", answer)
 
-    def theirs(logits, targets, weights, reduction):
+    def theirs(reduction, logits, targets, weights):
         return F.cross_entropy(
             logits,
             targets,
@@ -86,10 +80,9 @@ def of_probabilities(weighted, label_smoothing):
             reduction=reduction,
         )
 
-    return {
-        f"weighted {weighted}, smoothing {label_smoothing}: {name}": pair
-        for name, pair in reduced(ours, theirs).items()
-    }
+    sides = (ours, theirs)
+    pair = (in_a_row(functools.partial(side, name) for name in REDUCTIONS) for side in sides)
+    return {f"weighted {weighted}, smoothing {label_smoothing}": tuple(pair)}
 
 
 def divergence(rng, shape):
@@ -120,18 +113,16 @@ def of_kl(log_targets):
     return {f"log_targets {log_targets}: {name}": pair for name, pair in pairs.items()}
 
 
-WEIGHTINGS = [None, "weighted", "class_weights"]
 PROBABILITIES = [
     of_probabilities(**choice) for choice in every(weighted=[False, True], label_smoothing=[0, 0.1])
 ]
 
 TORCH = {
-    "nll": label_case(jaxloss.nll, F.nll_loss, WEIGHTINGS[:2]),
-    "cross_entropy": label_case(jaxloss.cross_entropy, F.cross_entropy, WEIGHTINGS),
+    "nll": label_case(jaxloss.nll, F.nll_loss),
+    "cross_entropy": label_case(jaxloss.cross_entropy, F.cross_entropy),
     "cross_entropy smoothing": label_case(
         jaxloss.cross_entropy,
         F.cross_entropy,
-        [None, "class_weights"],
         every(label_smoothing=[0.1, 1.0]),
         SCORES[1:],
     ),
