@@ -73,6 +73,7 @@ from jaxloss._robust import (
 )
 from jaxloss._sparsemax import sparsemax as sparsemax
 from jaxloss.combinators import (
+    Components as Components,
     Weighted as Weighted,
     class_weighted as class_weighted,
     ignoring as ignoring,

@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+import types
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -22,6 +24,8 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxloss import _checked
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_losses: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 
 _BATCH_KEYWORDS = {
     "axis": "mean",
@@ -44,7 +48,7 @@ def known_keywords(loss: F) -> F:
     name = loss.__name__
 
     @functools.wraps(loss)
-    def checked(*args: Any, **kwargs: Any) -> Any:
+    def known(*args: Any, **kwargs: Any) -> Any:
         for keyword in kwargs:
             if keyword not in names:
                 combinator = _BATCH_KEYWORDS.get(keyword)
@@ -60,7 +64,13 @@ def known_keywords(loss: F) -> F:
         with _checked.within(name):
             return loss(*args, **kwargs)
 
-    return checked  # type: ignore[return-value]
+    _losses.add(known)
+    return known  # type: ignore[return-value]
+
+
+def is_loss(function: Any) -> bool:
+    """Whether it is one of the library's losses, whose signature is that of what it wraps."""
+    return isinstance(function, types.FunctionType) and function in _losses
 
 
 def wide(*arrays: Array) -> DTypeLike:
@@ -91,9 +101,9 @@ def real_arrays(function: str, **arguments: ArrayLike) -> tuple[Array, ...]:
         if _is_floating(array) and not array.weak_type and not _host_integers(arguments[name])
     }
     dtype = wide(*kept.values()) if kept else jnp.asarray(0.0).dtype
-    for name, array in kept.items():
-        advice = "mask it out with jaxloss.masked, or look for where it comes from"
-        _checked.report(function, name, array, jnp.isnan, "numbers", advice)
+    for name, array in arrays.items():
+        if _is_floating(array):
+            _checked.not_nan(function, name, array)
     return tuple(
         array if name in kept else jax.lax.convert_element_type(array, dtype)
         for name, array in arrays.items()

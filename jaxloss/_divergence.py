@@ -27,12 +27,13 @@ def _reduced(
 ) -> Array:
     """The sum over the axis of an elementwise divergence, of distributions unless told so."""
     log_targets = _options.flag(function, "log_targets", log_targets)
-    log_probs, targets = _check.matched(function, log_probs=log_probs, targets=targets)
-    axis = _check.reduced_axis(function, axis, log_probs=log_probs)
+    scores, masses = _check.matched(function, log_probs=log_probs, targets=targets)
+    axis = _check.reduced_axis(function, axis, log_probs=scores)
     if normalized:
-        _checked.distributions(function, axis, logs=True, log_probs=log_probs)
-        _checked.distributions(function, axis, logs=log_targets, targets=targets)
-    return jnp.sum(divergence(log_probs, targets, log_targets), axis)
+        # As they came: the sum of rounded numbers is not 1.
+        _checked.distributions(function, axis, logs=True, log_probs=jnp.asarray(log_probs))
+        _checked.distributions(function, axis, logs=log_targets, targets=jnp.asarray(targets))
+    return jnp.sum(divergence(scores, masses, log_targets), axis)
 
 
 def _targets_and_logarithms(targets: Array, log_targets: bool) -> tuple[Array, Array]:

@@ -11,17 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss import _check
-from jaxloss._weighted import (
-    Call,
-    Combined,
-    Loss,
-    Weighted,
-    compares,
-    evaluate,
-    keywords,
-    name_of,
-    quotient,
-)
+from jaxloss._call import Call, Combined, Loss, compares, evaluate, keywords, name_of
+from jaxloss._weighted import Pair, Weighted, quotient
 
 
 def microbatched(loss: Loss, steps: int) -> Loss:
@@ -29,9 +20,9 @@ def microbatched(loss: Loss, steps: int) -> Loss:
 
     The sums of the steps are pooled, so that a mean of it is the mean of the whole batch, whatever
     each step weighs. Every step is computed again for its gradient: what is kept at a time are the
-    intermediates of one, and the work grows by a forward pass (`accumulated_value_and_grad` does
-    without). Step k takes every `steps`-th example from k on, so that a batch that is sharded over
-    its first axis stays where it is.
+    intermediates of one, beside a copy of the batch, and the work grows by a forward pass
+    (`accumulated_value_and_grad` does without). Step k takes every `steps`-th example from k on,
+    so that a batch that is sharded over its first axis stays where it is.
 
     Args:
         loss: a loss, combined or not, which may contain the model:
@@ -41,7 +32,7 @@ def microbatched(loss: Loss, steps: int) -> Loss:
     Returns:
         A loss whose values are the sums of the batch, a `Weighted`. The positional arguments, and
         the keywords that combinators take, have the batch as their first axis; options are given
-        to each step as they are.
+        to each step as they are. (Lengths for `ctc` go by position, into a function of yours.)
 
     Raises:
         TypeError: `steps` is not an integer, or the loss compares the examples of a batch.
@@ -62,9 +53,9 @@ def microbatched(loss: Loss, steps: int) -> Loss:
             f"microbatched: {name_of(loss)} compares the examples of a batch with each other, and "
             f"would compare those of a step only."
         )
-    of_examples = set(keywords(loss))
+    of_examples = keywords(loss)
 
-    def pool(call: Call) -> Weighted:
+    def pool(call: Call) -> Pair:
         whole = {name: value for name, value in call.options.items() if name not in of_examples}
         split = {name: value for name, value in call.options.items() if name in of_examples}
         masks, weights = ([keyword for keyword, _ in pairs] for pairs in (call.masks, call.weights))
@@ -77,7 +68,7 @@ def microbatched(loss: Loss, steps: int) -> Loss:
         batch = _in_steps(call.function, steps, batch)
         examples = jax.tree.leaves(batch)[0].shape[1]
 
-        def total(batch: Any) -> Weighted:
+        def total(batch: Any) -> Pair:
             arrays, options, wheres, factors = batch
             step = call._replace(
                 arrays=arrays,
@@ -89,7 +80,7 @@ def microbatched(loss: Loss, steps: int) -> Loss:
             return evaluate(loss, step).total()
 
         # Inside a loop XLA cannot merge the second computation with the first: no barrier is due.
-        return jax.lax.map(jax.checkpoint(total, prevent_cse=False), batch).total()
+        return jax.lax.map(jax.checkpoint(total, prevent_cse=False), batch).over_steps()
 
     return Combined("microbatched", pool, loss)
 
@@ -105,8 +96,8 @@ def accumulated_value_and_grad(
     $$\frac{L}{W}, \qquad \frac{1}{W}\Big(G_L - \frac{L}{W}\, G_W\Big)$$
 
     are exactly those of the whole batch, whatever each step weighs and whether the weights are
-    learned. No step is computed twice; the intermediates of one, and the gradients, are what is
-    kept. When nothing was weighed both are 0.
+    learned. No step is computed twice, but for the gradient of learned weights; the intermediates
+    of one, and the gradients, are what is kept. When nothing was weighed both are 0.
 
     Args:
         function: `function(parameters, *batch)`, which gives a `Weighted`, as `pooled` does.
@@ -139,21 +130,24 @@ def accumulated_value_and_grad(
         def total(parameters: Any, batch: Any) -> Weighted:
             arrays, named = batch
             pair = function(parameters, *arrays, **named)
-            if not isinstance(pair, Weighted) or isinstance(pair.losses, dict):
+            if not isinstance(pair, Weighted):
+                came = _check.describe(pair) if hasattr(pair, "dtype") else type(pair).__name__
                 raise TypeError(
-                    f"{name}: {name_of(function)} must give the Weighted of one loss, got "
-                    f"{_check.describe(pair)}; return jaxloss.pooled(loss)(...), not its mean, and "
+                    f"{name}: {name_of(function)} must give the Weighted of one loss, got {came}; "
+                    f"return jaxloss.pooled(loss)(...), not its mean, and "
                     f"of a weighted_sum differentiate the mean of it microbatched."
                 )
             return pair.total()
 
+        # Sums over the batch may not be had in half precision: each step adds to their quotient by
+        # its number of examples.
         def losses(parameters: Any, batch: Any) -> tuple[Array, Weighted]:
             pair = total(parameters, batch)
-            return pair.losses, pair
+            return pair.losses / length, pair
 
         def weights(parameters: Any, batch: Any) -> Array:
             # By itself: where weights are not learned, what leads to the losses falls away.
-            return total(parameters, batch).weights
+            return total(parameters, batch).weights / length
 
         def step(sums: Any, batch: Any) -> tuple[Any, Weighted]:
             of_losses, pair = jax.grad(losses, has_aux=True)(parameters, batch)
@@ -162,14 +156,15 @@ def accumulated_value_and_grad(
 
         parameters = jax.tree.map(jnp.asarray, parameters)
         batch = _in_steps(name, steps, (arrays, named))
+        length = max(jax.tree.leaves(batch)[0].shape[1] * steps, 1)
         zeros = jax.tree.map(lambda p: jnp.zeros_like(p, _check.wide(p)), parameters)
         (of_losses, of_weights), pairs = jax.lax.scan(step, (zeros, zeros), batch)
         pair = pairs.total()
         mean = pair.mean()
 
         def finish(parameter: Array, of_losses: Array, of_weights: Array) -> Array:
-            share = mean.astype(of_weights.dtype) * of_weights
-            return quotient(of_losses - share, pair.weights.astype(share.dtype)).astype(
+            rest = of_losses - mean.astype(of_weights.dtype) * of_weights
+            return quotient(rest, (pair.weights / length).astype(rest.dtype)).astype(
                 parameter.dtype
             )
 

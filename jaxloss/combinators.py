@@ -12,29 +12,31 @@ divides once: that of shards or microbatches is the mean of the whole.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
+from operator import methodcaller
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array
 from jax.typing import ArrayLike
 
 from jaxloss import _check, _options
-from jaxloss._weighted import (
-    Axis,
-    AxisName,
+from jaxloss._call import (
     Call,
     Combined,
     Loss,
     Reduced,
-    Weighted as Weighted,
     compares,
     evaluate,
-    finished,
-    keywords,
     name_of,
-    parameters,
+    refuse_no_loss,
+    takes,
+)
+from jaxloss._weighted import (
+    Axis,
+    AxisName,
+    Components as Components,
+    Pair,
+    Weighted as Weighted,
 )
 
 
@@ -67,7 +69,7 @@ def weighted(loss: Loss) -> Loss:
         Array(3., dtype=float32)
     """
 
-    def weigh(call: Call) -> Weighted:
+    def weigh(call: Call) -> Pair:
         weights, call = call.taking("weights")
         return evaluate(loss, call._replace(weights=(*call.weights, ("weights", weights))))
 
@@ -78,14 +80,15 @@ def masked(loss: Loss) -> Loss:
     r"""A loss that takes `where=`, and is as if the examples where it is False were not there.
 
     What is masked reaches neither value, gradient nor tangent, NaN and infinities included: inputs
-    are replaced by 0 before the loss sees them, and its losses by 0 after. Gradient with respect to
-    a masked input: 0.
+    are replaced by harmless numbers before the loss sees them, and its losses by 0 after. So a loss
+    may close over a model, too. Gradient with respect to a masked input: 0.
 
     Args:
         loss: a loss, combined or not. Its positional arguments are arrays, or pytrees of arrays,
             with the axes of the losses first, or with more where the loss's parameter `axis` or
-            `axes` says. A loss with a parameter `axis_name` compares the examples of a batch with
-            each other and cannot be masked.
+            `axes` says. What is passed by keyword is an option, which no mask reaches. A loss with
+            a parameter `axis_name` compares the examples of a batch with each other and cannot be
+            masked.
 
     Returns:
         A loss that gives a `Weighted`; `where` is boolean, of the shape of the losses.
@@ -103,9 +106,9 @@ def masked(loss: Loss) -> Loss:
         Array(1., dtype=float32)
     """
 
-    def mask(call: Call) -> Weighted:
+    def mask(call: Call) -> Pair:
         where, call = call.taking("where")
-        return _masked(loss, call, "where", _check.mask(call.function, where=where))
+        return evaluate(loss, call.masking("where", _check.mask(call.function, where=where)))
 
     return Combined("masked", mask, _separable("masked", loss), keyword="where")
 
@@ -135,13 +138,13 @@ def ignoring(loss: Loss, index: int) -> Loss:
     """
     index = _check.integer("ignoring", "index", index)
 
-    def ignore(call: Call) -> Weighted:
+    def ignore(call: Call) -> Pair:
         labels = _check.class_indices(call.function, call.targets())
         # Of a type that cannot hold it, no label is ignored.
         limits = jnp.iinfo(labels.dtype)
         holds = limits.min <= index <= limits.max
         kept = labels != index if holds else jnp.ones(labels.shape, bool)
-        return _masked(loss, call, "labels", kept)
+        return evaluate(loss, call.masking("labels", kept))
 
     return Combined("ignoring", ignore, _separable("ignoring", loss))
 
@@ -181,7 +184,7 @@ def class_weighted(loss: Loss, class_weights: ArrayLike) -> Loss:
             f"class_weighted: class_weights must have the shape (classes,), got {weights.shape}."
         )
 
-    def weigh(call: Call) -> Weighted:
+    def weigh(call: Call) -> Pair:
         others = 1.0 if call.class_weights is None else call.class_weights
         return evaluate(loss, call._replace(class_weights=others * weights))
 
@@ -210,7 +213,7 @@ def scaled(loss: Loss, factor: ArrayLike) -> Loss:
     """
     number = _options.number("scaled", "factor", factor)
 
-    def scale(call: Call) -> Weighted:
+    def scale(call: Call) -> Pair:
         others = 1.0 if call.factor is None else call.factor
         return evaluate(loss, call._replace(factor=others * number))
 
@@ -228,10 +231,11 @@ def weighted_sum(losses: Mapping[str, Loss], factors: Mapping[str, ArrayLike]) -
         losses: by name, losses, combined or not. All are given the same positional arguments, and
             each those of the keywords that it takes; a loss that needs other inputs is written
             `lambda outputs, batch: jaxloss.huber(outputs["value"], batch["return"])`.
-        factors: a number for each name; it may be traced, annealed or learned.
+        factors: a number for each name; it may be traced, annealed or learned. One of 0 does not
+            hide a component that is infinite or NaN.
 
     Returns:
-        A loss that gives a `Weighted` of dictionaries; reduced, a pair (total, components).
+        A loss that gives `Components`; reduced, a pair (total, components).
 
     Raises:
         TypeError: an argument is no mapping, or a factor not real. No loss takes a keyword; raised
@@ -248,35 +252,24 @@ def weighted_sum(losses: Mapping[str, Loss], factors: Mapping[str, ArrayLike]) -
         (Array(4., dtype=float32), Array(2., dtype=float32), Array(4., dtype=float32))
     """
     _check.same_names("weighted_sum", losses=losses, factors=factors)
+    for loss in losses.values():
+        refuse_no_loss("weighted_sum", loss)
     numbers = {name: _options.number("weighted_sum", name, factors[name]) for name in losses}
-    taken = {name: {*keywords(loss), *parameters(loss)} for name, loss in losses.items()}
 
-    def evaluate_all(call: Call) -> Weighted:
+    def evaluate_all(call: Call) -> Pair:
         for keyword in call.options:
-            if not any(keyword in names for names in taken.values()):
+            if not any(takes(loss, keyword) for loss in losses.values()):
                 raise TypeError(f"{call.function}: none of the losses takes {keyword}=.")
-        pairs = {}
+        parts = {}
         for name, loss in losses.items():
-            options = {k: value for k, value in call.options.items() if k in taken[name]}
-            pairs[name] = evaluate(loss, call._replace(options=options))
-        return Weighted(
-            {name: pair.losses for name, pair in pairs.items()},
-            {name: pair.weights for name, pair in pairs.items()},
-        )
+            options = {k: value for k, value in call.options.items() if takes(loss, k)}
+            parts[name] = evaluate(loss, call._replace(options=options))
+        return Components(parts, numbers)
 
-    def finish(reduced: Mapping[str, Any]) -> tuple[Array, Mapping[str, Any]]:
-        parts = {name: finished(losses[name], value) for name, value in reduced.items()}
-        # A part that is a sum itself gives its total beside its components.
-        totals = {
-            name: part[0] if isinstance(part, tuple) else part for name, part in parts.items()
-        }
-        terms = (numbers[name].astype(total.dtype) * total for name, total in totals.items())
-        return functools.reduce(jnp.add, terms), parts
-
-    return Combined("weighted_sum", evaluate_all, *losses.values(), finish=finish)
+    return Combined("weighted_sum", evaluate_all, *losses.values())
 
 
-def pooled(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Callable[..., Weighted]:
+def pooled(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Callable[..., Any]:
     """The sums of a batch's losses and weights, a `Weighted`, for who finishes the mean later.
 
     Args:
@@ -285,7 +278,8 @@ def pooled(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Call
         axis_name: mesh or `vmap` axes to sum over too, inside `shard_map`, `pmap` or `vmap`.
 
     Returns:
-        A function of the loss's arguments. Its results pool by `+`, and `.mean()` finishes them.
+        A function of the loss's arguments. Its results pool by `+`, and `.mean()` finishes them;
+        so do the `Components` of a `weighted_sum`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -293,7 +287,7 @@ def pooled(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Call
         >>> jaxloss.pooled(jaxloss.squared_error)(jnp.array([1.0, 3.0]), jnp.zeros(2))
         Weighted(losses=Array(10., dtype=float32), weights=Array(2., dtype=float32))
     """
-    return Reduced("pooled", loss, lambda pair: pair.total(axis=axis, axis_name=axis_name))
+    return Reduced("pooled", loss, methodcaller("total", axis=axis, axis_name=axis_name))
 
 
 def mean(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Callable[..., Any]:
@@ -308,7 +302,8 @@ def mean(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Callab
         loss: a loss, combined or not.
         axis: the axes of the losses to average; all by default.
         axis_name: mesh or `vmap` axes to average over too, inside `shard_map`, `pmap` or `vmap`:
-            shards may be of unequal weight, their mean is that of the whole.
+            shards may be of unequal weight, their mean is that of the whole. Of a gradient taken
+            inside `vmap` or `pmap`, JAX adds up what all members give; take it around them.
 
     Returns:
         A function of the loss's arguments. Of a `weighted_sum` it gives the total and the means of
@@ -320,7 +315,7 @@ def mean(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Callab
         >>> jaxloss.mean(jaxloss.squared_error)(jnp.array([1.0, 3.0]), jnp.zeros(2))
         Array(5., dtype=float32)
     """
-    return Reduced("mean", loss, lambda pair: pair.mean(axis=axis, axis_name=axis_name))
+    return Reduced("mean", loss, methodcaller("mean", axis=axis, axis_name=axis_name))
 
 
 def sum(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Callable[..., Any]:
@@ -341,11 +336,7 @@ def sum(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Callabl
         >>> jaxloss.sum(jaxloss.squared_error)(jnp.array([1.0, 3.0]), jnp.zeros(2))
         Array(10., dtype=float32)
     """
-    return Reduced("sum", loss, lambda pair: pair.total(axis=axis, axis_name=axis_name).losses)
-
-
-def _masked(loss: Loss, call: Call, keyword: str, where: Array) -> Weighted:
-    return evaluate(loss, call._replace(masks=(*call.masks, (keyword, where))))
+    return Reduced("sum", loss, methodcaller("sum", axis=axis, axis_name=axis_name))
 
 
 def _separable(name: str, loss: Loss) -> Loss:

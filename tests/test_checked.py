@@ -1,5 +1,6 @@
 """What a checked program says of bad values, and that an unchecked one has nothing of it."""
 
+import concurrent.futures
 import inspect
 import re
 
@@ -134,6 +135,12 @@ BAD = {
     "scalar": (jaxloss.hinge, [0.0, 2], "hinge: signs must be 1 or -1, got 2.0; convert"),
     "option": (lambda z, y: jaxloss.binary_cross_entropy_with_logits(z, y, pos_weight=jnp.nan),
                [np.zeros(2), np.ones(2)], "binary_cross_entropy_with_logits: pos_weight must be"),
+    "weak type": (lambda x: jaxloss.squared_error(jnp.where(x > 0, 1.0, jnp.nan), 0 * x),
+                  [np.array([1.0, 0.0], np.float32)],
+                  "squared_error: predictions must be numbers, got nan at index (1,)"),
+    "weight": (lambda x, w: mean(weighted(jaxloss.huber))(x, x, weights=w),
+               [np.ones(2), np.array([1, np.nan])],
+               "weighted(huber): weights must be numbers, got nan at index (1,)"),
     "primitive": (jaxloss.primitives.logsumexp, [jnp.array([0.0, jnp.nan])],
                   "logsumexp: logits must be numbers, got nan at index (1,)"),
 }  # fmt: skip
@@ -183,6 +190,70 @@ def test_what_is_left_out_is_not_looked_at():
         checked(mean(ignoring(jaxloss.cross_entropy, -1)))(LOGITS, LABELS)
     with says("hinge: signs must be 1 or -1, got 0.0 at index (2,)"):
         checked(mean(masked(jaxloss.hinge)))(LOGITS[:, 0], signs, where=~where)
+
+
+def test_masks_of_several_calls_and_wrappers():
+    """A jitted loss is traced once for all masks; vmapped, reshaped and nested ones are as good."""
+    first = jnp.array([True, True, False, False])
+    probabilities, targets = jnp.full(4, 0.5), jnp.array([1.0, 1.0, 3.0, 1.0])
+    loss = checked(mean(masked(jax.jit(jaxloss.binary_cross_entropy))))
+    loss(probabilities, targets, where=first)
+    with says("binary_cross_entropy: targets must be probabilities, in [0, 1], got 3.0 at"):
+        loss(probabilities, targets, where=~first)
+    signs = jnp.array([1, -1, 0, 0])
+    hinge = checked(mean(masked(jax.jit(jaxloss.hinge))))
+    hinge(probabilities, signs, where=first)
+    hinge(probabilities, signs[::-1], where=~first)
+    for wrapped in (
+        jax.vmap(jaxloss.hinge),
+        lambda p, s: jaxloss.hinge(p.reshape(2, 2), s.reshape(2, 2)).reshape(4),
+        lambda p, s: weighted(jaxloss.hinge)(p, s, weights=jnp.ones(4)),
+    ):
+        checked(mean(masked(wrapped)))(probabilities, signs, where=first)
+    rows = jnp.array([[1.0, 0.0, 0.0]] * 2 + [[9.0, 9.0, 9.0]] * 2)
+    checked(mean(masked(jax.vmap(jaxloss.cross_entropy))))(LOGITS, rows, where=first)
+    half = jnp.log(jnp.full((4, 3), 1 / 3)).astype(jnp.bfloat16)
+    checked(mean(masked(jaxloss.kl_divergence)))(half, rows.astype(jnp.bfloat16), where=first)
+
+
+def test_threads_do_not_wait_or_speak_for_each_other():
+    """A checked loss that another thread calls for a checked function; and two at a time."""
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+
+        def elsewhere(logits, labels):
+            return pool.submit(checked(CE), logits, labels).result(timeout=60)
+
+        assert checked(elsewhere)(LOGITS, GOOD) == CE(LOGITS, GOOD)
+        with says(COMPLAINT):
+            checked(elsewhere)(LOGITS, LABELS)
+        good = checked(mean(jaxloss.huber))
+        calls = [pool.submit(checked(jax.jit(CE)), LOGITS, LABELS) for _ in range(8)]
+        calls += [pool.submit(good, LOGITS, LOGITS) for _ in range(8)]
+        complaints = [call.exception(timeout=60) for call in calls]
+    assert all(COMPLAINT in str(complaint) for complaint in complaints[:8])
+    assert complaints[8:] == 8 * [None]
+
+
+def test_a_function_that_is_checked_anew_is_not_traced_anew():
+    traces = []
+
+    def loss(logits, labels):
+        traces.append(logits)
+        return CE(logits, labels)
+
+    jitted = jax.jit(loss)
+    for _ in range(3):
+        checked(jitted)(LOGITS, GOOD)
+    assert len(traces) == 1
+
+
+def test_tolerances_are_those_of_the_dtype():
+    rows = jnp.array([[0.5, 0.501, 0.0]])
+    with says("cross_entropy: targets must be probabilities that sum to 1"):
+        checked(jaxloss.cross_entropy)(LOGITS[:1], rows)
+    checked(jaxloss.cross_entropy)(LOGITS[:1], rows.astype(jnp.bfloat16))
+    many = jnp.full((1, 2048), 1 / 2048, jnp.float16)
+    checked(jaxloss.cross_entropy)(many, many)
 
 
 def test_steps_are_looked_through():

@@ -263,7 +263,12 @@ def test_a_sum_of_losses_is_a_loss():
         pooled(masked(whole))(logits[n : n + 2], labels[n : n + 2], where=where[n : n + 2])
         for n in (0, 2)
     ]
-    chex.assert_trees_all_close((halves[0] + halves[1]).mean(), expected[1], rtol=1e-6)
+    chex.assert_trees_all_close((halves[0] + halves[1]).mean(), expected, rtol=1e-6)
+    for hidden in (
+        functools.partial(masked(whole), where=where),
+        lambda *arrays: masked(whole)(*arrays, where=where),
+    ):
+        chex.assert_trees_all_close(mean(hidden)(logits, labels), expected, rtol=1e-6)
     total, components = mean(scaled(whole, 3.0))(logits, labels)
     np.testing.assert_allclose(total, 3 * mean(whole)(logits, labels)[0], rtol=1e-6)
     nested = weighted_sum({"both": whole, "again": jaxloss.nll}, {"both": 2.0, "again": 0.0})
@@ -356,6 +361,112 @@ def test_accumulated_gradients_of_nothing_are_zero():
     assert value == 0 and gradient == 0
 
 
+@pytest.mark.parametrize("way", ["masked", "weighted", "ignoring"])
+def test_a_model_inside_a_masked_loss_keeps_its_gradient(way, rng):
+    """Also where the model or the loss is singular at 0, and whatever the masked rows hold."""
+    x = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)
+    labels = jnp.array([0, 1, 2, -100, -100, -100])
+    kernel, where = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32), labels >= 0
+
+    def loss(kernel):
+        def of_rows(x, labels):
+            scores = x @ kernel
+            norms = jnp.linalg.norm(scores, axis=-1, keepdims=True)
+            return jaxloss.cross_entropy(scores / norms, labels) + jnp.log(norms[:, 0])
+
+        return of_rows
+
+    def reduced(kernel, x):
+        if way == "masked":
+            return mean(masked(loss(kernel)))(x, labels, where=where)
+        if way == "weighted":
+            return mean(weighted(loss(kernel)))(x, labels, weights=where.astype(jnp.float32))
+        return mean(ignoring(loss(kernel), -100))(x, labels)
+
+    expected = jax.grad(lambda kernel: mean(loss(kernel))(x[:3], labels[:3]))(kernel)
+    for masked_rows in (x[3:], jnp.zeros((3, 4)), jnp.full((3, 4), jnp.nan)):
+        gradient = jax.jit(jax.grad(reduced))(kernel, x.at[3:].set(masked_rows))
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_masked_sign_is_a_sign():
+    """And a masked error is not 0: a model that the loss closes over keeps its gradient."""
+
+    def slope(loss):
+        def of_slope(slope):
+            reduced = mean(masked(lambda x, y: loss(slope * x, y)))
+            return reduced(jnp.ones(2), jnp.array([1, -1]), where=jnp.array([True, False]))
+
+        return jax.grad(of_slope)(0.5)
+
+    assert slope(jaxloss.hinge) == -1
+    assert slope(lambda p, t: jnp.sqrt(jnp.square(p - t.astype(jnp.float32)))) == -1
+
+
+def test_a_wrapper_that_moves_axes_is_not_looked_through():
+    """vmap's signature is that of what it maps; its axes are not."""
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 3)), jnp.float32)
+    labels, where = jnp.array([[0, 1, 2], [3, 0, 1]]), jnp.array([[True] * 3, [True, False, True]])
+    loss = jax.vmap(functools.partial(jaxloss.cross_entropy, axis=0))
+    with pytest.raises(ValueError, match="which an input of shape"):
+        mean(masked(loss))(logits, labels, where=where)
+
+    def told(logits, labels, axis=1):
+        return loss(logits, labels)
+
+    value, _ = with_gradient(
+        mean(masked(told)), (logits.at[1, :, 1].set(jnp.nan), labels), where=where
+    )
+    np.testing.assert_allclose(value, np.mean(loss(logits, labels)[where]), rtol=1e-6)
+    means = mean(jax.vmap(mean(jaxloss.squared_error)))(jnp.ones((2, 3)), jnp.zeros((2, 3)))
+    assert means == 1
+
+
+def test_what_partial_binds_is_seen():
+    where = jnp.array([True, True, True, False])
+    bound = functools.partial(masked(jaxloss.cross_entropy), where=where)
+    expected = mean(masked(jaxloss.cross_entropy))(LOGITS, LABELS * 0, where=where)
+    assert mean(bound)(LOGITS, LABELS * 0) == expected
+    both = weighted_sum({"a": bound, "b": lambda z, y, **options: z[:, 0]}, {"a": 1.0, "b": 0.0})
+    total, components = mean(both)(LOGITS.at[3].set(0), LABELS * 0, label_smoothing=0.0)
+    assert total == components["a"] == expected
+
+
+def test_pairs_pool_by_pythons_sum():
+    losses = [pooled(jaxloss.squared_error)(jnp.full(n, float(n)), jnp.zeros(n)) for n in (1, 2, 3)]
+    np.testing.assert_allclose(sum(losses).mean(), (1 + 2 * 4 + 3 * 9) / 6)
+    parts = [
+        pooled(weighted_sum({"a": jnp.abs}, {"a": 2.0}))(jnp.full(n, float(n))) for n in (1, 3)
+    ]
+    total, components = sum(parts).mean()
+    assert total == 2 * components["a"] == 5
+    with pytest.raises(TypeError):
+        1 + losses[0]
+
+
+def test_what_a_user_weighs_is_widened_and_of_one_shape():
+    ones = jnp.ones(2**17, jnp.float16)
+    assert mean(lambda p: Weighted(p, jnp.ones_like(p)))(ones) == 1
+    with pytest.raises(ValueError, match="losses and weights must have the same shape"):
+        mean(lambda p: Weighted(p, jnp.float32(1)))(jnp.ones(4))
+
+
+def test_weights_of_zero_still_let_examples_be_compared_with():
+    embeddings = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
+    weights, labels = jnp.array([1.0, 1.0, 1.0, 0.0]), jnp.array([0, 0, 1, 1])
+    value = mean(weighted(jaxloss.nt_xent))(embeddings, labels, weights=weights)
+    np.testing.assert_allclose(value, jaxloss.nt_xent(embeddings, labels)[:3].mean(), rtol=1e-6)
+
+
+def test_accumulated_gradients_are_not_summed_in_half_precision():
+    def losses(scale, x):
+        return pooled(lambda x: scale * x)(x)
+
+    large = jnp.full(8, 6e4, jnp.float16)
+    _, gradient = accumulated_value_and_grad(losses, 4)(jnp.float16(1), large)
+    assert gradient == large[0]
+
+
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [
@@ -396,6 +507,18 @@ def test_accumulated_gradients_of_nothing_are_zero():
         (TypeError, "class_weighted(cross_entropy): class_weights are given twice, also to the",
          lambda: class_weighted(jaxloss.cross_entropy, CLASS_WEIGHTS)(
              LOGITS, LABELS, class_weights=CLASS_WEIGHTS, label_smoothing=0.1)),
+        (TypeError, "class_weighted(cross_entropy): class_weights are given twice, also to the",
+         lambda: class_weighted(
+             functools.partial(jaxloss.cross_entropy, class_weights=CLASS_WEIGHTS), CLASS_WEIGHTS
+         )(LOGITS, LABELS)),
+        (ValueError, "class_weighted(cross_entropy): class_weights must have one weight for each "
+         "of the 3 classes of an input of shape (4, 3), got (5,).",
+         lambda: class_weighted(jaxloss.cross_entropy, np.ones(5))(LOGITS, LABELS)),
+        (TypeError, "weighted_sum: takes a loss, a function of predictions and targets, got int 3;",
+         lambda: weighted_sum({"a": 3}, {"a": 1.0})),
+        (TypeError, "checked: takes a function that calls losses, not its result or its compiled "
+         "program, got Compiled;",
+         lambda: jaxloss.checked(jax.jit(jnp.abs).lower(1.0).compile())),
         (ValueError, "scaled: factor must be a scalar, got",
          lambda: scaled(jaxloss.nll, jnp.ones(2))),
         (TypeError, "weighted_sum: losses must be a dictionary with an entry for each loss, got ",

@@ -18,11 +18,12 @@ MODULES = sorted((ROOT / "jaxloss").glob("*.py"))
 FLOORS = {
     "_checked": 0,
     "_autodiff": 0,
+    "_weighted": 0,
     "_check": 1,
     "_options": 2,
     "_elementary": 3,
     "_vectors": 3,
-    "_weighted": 3,
+    "_call": 3,
     "combinators": 4,
     "_microbatches": 4,
     "_softmax": 4,
