@@ -22,7 +22,7 @@ from jaxloss import (
     weighted,
     weighted_sum,
 )
-from tests.cases import BASE, each
+from tests.cases import BASE, OF_EACH_KIND, each
 
 LOGITS = jnp.zeros((4, 3))
 LABELS = jnp.array([0, 1, 7, -1])
@@ -282,7 +282,7 @@ def test_other_errors_pass_and_checking_ends_with_them(without_annotations):
     assert np.isnan(CE(LOGITS, LABELS))
 
 
-@each(BASE)
+@each(BASE, quick=OF_EACH_KIND)
 def test_an_unchecked_program_has_nothing_of_it(case, rng, monkeypatch):
     """Its gradient is, to the letter, that of a library that has no checks."""
     arrays = case.arrays(rng, np.float32)

@@ -91,6 +91,7 @@ def test_the_loss_sums_over_all_paths(blank, rng, x64):
             np.testing.assert_equal(gradient[n, frames:], 0)
 
 
+@pytest.mark.exhaustive
 def test_float32_keeps_its_digits_over_many_frames(rng, x64):
     """Sums of logarithms near -1000 would lose three."""
     logits = rng.normal(size=(2, 300, 20)).astype(np.float32) * 3
@@ -247,6 +248,7 @@ def derivatives():
     return [jax.jit(functools.partial(every, function)) for function in (loss, formula)]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("certain", [False, True], ids=["", "certain"])
 def test_second_derivatives(certain, rng, x64):
     ours, plain = derivatives()

@@ -295,12 +295,13 @@ def by_labels(case):
     def run(inputs, where, of_examples):
         first, labels = inputs
         loss = traced(case)
+        class_weights = CLASS_WEIGHTS[: first.shape[case.options.get("axis", -1)]]
         means = (
             mean(ignoring(loss, 2)),
             functools.partial(mean(masked(loss)), where=where),
-            mean(ignoring(class_weighted(loss, CLASS_WEIGHTS), 2)),
+            mean(ignoring(class_weighted(loss, class_weights), 2)),
             functools.partial(mean(masked(weighted(loss))), where=where, weights=of_examples),
-            mean(class_weighted(ignoring(loss, 2), CLASS_WEIGHTS)),
+            mean(class_weighted(ignoring(loss, 2), class_weights)),
         )
         return [jax.value_and_grad(lambda x, m=m: m(x, labels))(first) for m in means]
 

@@ -237,7 +237,7 @@ def test_options_are_differentiated_too(case, option, x64):
     chex.assert_trees_all_close(gradients, means, **CLOSE)
 
 
-@each(BASE, quick=[case for case in BASE if case in OF_EACH_KIND or case.compares])
+@each(BASE, quick=[case for case in BASE if case.compares])
 def test_shard_map(case, x64):
     """Value, gradient and tangent of data sharded over eight devices equal one's; some curvatures.
 
