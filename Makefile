@@ -20,7 +20,7 @@ test: $(VENV)/has-test ## Run the tests, without PyTorch
 	$(VENV)/bin/python $(SUITE)
 	@mv $(VENV)/started $(PASSED)
 
-test-exhaustive: $(VENV)/has-test ## Run the tests that `make test` leaves out: more options, partitions, CTC
+test-exhaustive: $(VENV)/has-test ## Run the tests that `make test` leaves out: every mode, law and option
 	$(VENV)/bin/python $(PYTEST) --ignore=tests/parity -m exhaustive
 
 lint: $(VENV)/has-test $(VENV)/has-check

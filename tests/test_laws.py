@@ -1,5 +1,7 @@
 """The algebra's laws over every loss: hypothesis draws weights, masks, orders and partitions.
 
+`make test` runs them over losses of each kind, `make test-exhaustive` over the others.
+
 Each loss is compiled once for all its examples, as programs that take all that is drawn as data;
 what a law says of an example then costs a call.
 """
@@ -45,7 +47,7 @@ ORDERS = st.permutations(range(ROWS)).map(np.array)
 POISONS = st.sampled_from([np.nan, np.inf, -np.inf, 1e300])
 
 
-def law_over(losses, **quick):
+def law_over(losses):
     """The decorator of a law: as many examples for each loss, the same ones on every machine."""
 
     def decorate(law):
@@ -56,7 +58,7 @@ def law_over(losses, **quick):
             database=None,
             suppress_health_check=[HealthCheck.too_slow],
         )(given(st.data())(law))
-        return each(losses, **quick)(law)
+        return each(losses, quick=OF_EACH_KIND)(law)
 
     return decorate
 
@@ -203,7 +205,7 @@ def test_the_mean_divides_by_the_weights_of_what_is_not_masked(case, data):
     np.testing.assert_allclose(sums.weights, kept.sum(), **CLOSE)
 
 
-@law_over(LOSSES, quick=OF_EACH_KIND)
+@law_over(LOSSES)
 def test_any_partition_pooled_is_the_whole(case, data):
     """Halves of any order, parts by name, steps of a scan; and gradients added step by step."""
     inputs, weights, where = draw(data, case)
@@ -262,7 +264,7 @@ def test_weights_of_one_change_nothing_and_factors_multiply(case, data):
     chex.assert_trees_all_close(twice_scaled, expected, **CLOSE)
 
 
-@each(LOSSES)
+@each(LOSSES, quick=OF_EACH_KIND)
 def test_the_mean_of_nothing_is_zero(case, rng):
     """With gradient 0: of an empty batch, and where all is masked or all weighs 0."""
     inputs = case.arrays(rng)
