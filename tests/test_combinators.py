@@ -404,9 +404,9 @@ def test_a_masked_sign_is_a_sign():
 
 
 def test_a_wrapper_that_moves_axes_is_not_looked_through():
-    """vmap's signature is that of what it maps; its axes are not."""
-    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 3)), jnp.float32)
-    labels, where = jnp.array([[0, 1, 2], [3, 0, 1]]), jnp.array([[True] * 3, [True, False, True]])
+    """vmap's signature is that of what it maps; its axes are not, also where lengths coincide."""
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 2, 3)), jnp.float32)
+    labels, where = jnp.array([[0, 1, 0], [1, 0, 1]]), jnp.array([[True] * 3, [True, False, True]])
     loss = jax.vmap(functools.partial(jaxloss.cross_entropy, axis=0))
     with pytest.raises(ValueError, match="which an input of shape"):
         mean(masked(loss))(logits, labels, where=where)
