@@ -36,6 +36,7 @@ from jaxloss._likelihood import (
     gaussian_nll as gaussian_nll,
     poisson_nll as poisson_nll,
 )
+from jaxloss._linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from jaxloss._margin import (
     hinge as hinge,
     hinge_embedding as hinge_embedding,

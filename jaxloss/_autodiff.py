@@ -5,10 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
+
+T = TypeVar("T")
 
 
 class custom_vjp:  # noqa: N801  (stands where `jax.custom_vjp` would)
@@ -25,16 +29,22 @@ class custom_vjp:  # noqa: N801  (stands where `jax.custom_vjp` would)
     must not (a maximum that is only a shift) goes through `jax.lax.stop_gradient`.
 
     Args:
-        function: the primal function, of arrays and static arguments, these last, to one array.
+        function: the primal function, of arrays or pytrees of arrays, and of static arguments,
+            these last, to an array or a pytree of arrays.
         static: how many of the last arguments are static (hashable Python values). As in
             `jax.custom_vjp`, `fwd` takes them in place and `bwd` takes them first.
+        alike: whether all arguments are to vary over the same mesh axes in `shard_map`. A rule with
+            collectives of its own says what varies, with `vary_alike`.
     """
 
-    def __init__(self, function: Callable[..., Any], *, static: int = 0) -> None:
+    def __init__(
+        self, function: Callable[..., Any], *, static: int = 0, alike: bool = True
+    ) -> None:
         """Wrap `function`; `defvjp` completes it."""
         arity = len(inspect.signature(function).parameters)
         static_argnums = tuple(range(arity - static, arity))
         functools.update_wrapper(self, function)
+        self._alike = alike
         self._reverse = jax.custom_vjp(function, nondiff_argnums=static_argnums)
         self._every = jax.custom_jvp(function, nondiff_argnums=static_argnums)
         self._every.defjvp(functools.partial(_pushforward, self._reverse), symbolic_zeros=True)
@@ -45,23 +55,29 @@ class custom_vjp:  # noqa: N801  (stands where `jax.custom_vjp` would)
 
     def __call__(self, *args: Any) -> Any:
         """Evaluate the function."""
-        return self._every(*_varying_alike(args))
+        return self._every(*(vary_alike(args) if self._alike else args))
 
 
-def _varying_alike(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arrays that vary over the same mesh axes, as any operator would make them in shard_map.
+def vary_alike(tree: T, others: Any = (), *, over: Any = (), within: Any = ()) -> T:
+    """The tree, whose arrays vary over the same mesh axes, as any operator makes them in shard_map.
 
     A replicated option beside sharded data would get a cotangent that varies, which JAX refuses of
     a `custom_vjp`; the transpose of this cast is the psum that is due.
+
+    Args:
+        tree: arrays, and anything else, which stays as it is.
+        others: arrays whose axes count too.
+        over: names of axes to vary over as well.
+        within: names of axes not to vary over, but where an array does already.
     """
-    arrays = [arg for arg in args if isinstance(arg, jax.Array)]
-    axes = frozenset[Any]().union(*map(_manual_axes, arrays))
-    if not axes:
-        return args
-    return tuple(
-        _vary(arg, tuple(axes - _manual_axes(arg))) if isinstance(arg, jax.Array) else arg
-        for arg in args
-    )
+    arrays = [leaf for leaf in jax.tree.leaves((tree, others)) if isinstance(leaf, jax.Array)]
+    axes = frozenset[Any](over).union(*map(_manual_axes, arrays)) - frozenset(within)
+
+    def cast(leaf: Any) -> Any:
+        missing = axes - _manual_axes(leaf) if isinstance(leaf, jax.Array) else ()
+        return _vary(leaf, tuple(missing)) if missing else leaf
+
+    return jax.tree.map(cast, tree)
 
 
 def _manual_axes(array: jax.Array) -> frozenset[Any]:
@@ -81,24 +97,38 @@ def _vary(array: jax.Array, axes: tuple[Any, ...]) -> jax.Array:
 
 def _pushforward(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
     *static, primals, tangents = args
+    leaves, structure = jax.tree.flatten(primals)
+    directions = jax.tree.leaves(tangents)
     # Integer inputs and inputs that nobody differentiates arrive as symbolic zeros. They stay out
     # of the transpose, so nothing is stored or computed on their behalf.
-    active = [n for n, tangent in enumerate(tangents) if type(tangent) is not SymbolicZero]
+    active = [n for n, tangent in enumerate(directions) if type(tangent) is not SymbolicZero]
 
     def restricted(*values: Any) -> Any:
-        inputs = list(primals)
-        for n, value in zip(active, values, strict=True):
-            inputs[n] = value
-        return function(*inputs, *static)
+        return function(*jax.tree.unflatten(structure, _replaced(leaves, active, values)), *static)
 
-    output, pullback = jax.vjp(restricted, *(primals[n] for n in active))
+    output, pullback = jax.vjp(restricted, *(leaves[n] for n in active))
+    outputs, results = jax.tree.flatten(output)
+    zeros = [np.zeros(array.shape, jax.dtypes.float0) for array in outputs]
+    smooth = [n for n, array in enumerate(outputs) if jnp.issubdtype(array.dtype, jnp.inexact)]
+    # The type, not a bare shape: in shard_map it says over which mesh axes the output varies.
+    types = [jax.typeof(outputs[n]) for n in smooth]
 
     # Under reverse mode the pushforward is partially evaluated and transposed back. The checkpoint
     # makes the pullback's own residuals all that is stored; without CSE barriers the compiled
     # program equals that of the bare custom_vjp.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def pushforward(pullback: Callable[..., Any], *directions: Any) -> Any:
-        # The type, not a bare shape: in shard_map it says over which mesh axes the output varies.
-        return jax.linear_transpose(pullback, jax.typeof(output))(directions)[0]
+        def of_smooth(cotangents: list[Any]) -> Any:
+            return pullback(jax.tree.unflatten(results, _replaced(zeros, smooth, cotangents)))
 
-    return output, pushforward(pullback, *(tangents[n] for n in active))
+        return jax.linear_transpose(of_smooth, types)(directions)[0]
+
+    changes = pushforward(pullback, *(directions[n] for n in active))
+    return output, jax.tree.unflatten(results, _replaced(zeros, smooth, changes))
+
+
+def _replaced(items: list[Any], places: list[int], values: Any) -> list[Any]:
+    changed = list(items)
+    for place, value in zip(places, values, strict=True):
+        changed[place] = value
+    return changed

@@ -1,17 +1,11 @@
-"""A call on its way through combinators, and the one place where weights and masks meet a loss.
-
-A combinator touches no losses. It writes into a `Call` what each example weighs, and passes it on;
-the loss is evaluated once, at the end. So the order of combinators does not matter.
-"""
+"""The one place where weights and masks meet a loss."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
-import operator
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,185 +13,28 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxloss import _check, _checked, _options
-from jaxloss._weighted import Components, Pair, Weighted
-
-Loss = Callable[..., Any]  # an array of losses, or a Weighted
-
-
-class Call(NamedTuple):
-    """A call on its way to the loss: its inputs, and what its examples weigh so far."""
-
-    function: str
-    arrays: tuple[Any, ...]
-    options: dict[str, Any]
-    # Arrays of the losses' shape, each beside what an error calls it.
-    masks: tuple[tuple[str, Array], ...] = ()
-    weights: tuple[tuple[str, ArrayLike], ...] = ()
-    class_weights: Array | None = None
-    factor: Array | None = None
-    # The length that the losses' first axis must have, where that matters.
-    examples: int | None = None
-
-    def taking(self, keyword: str) -> tuple[Any, Call]:
-        """The value of a combinator's keyword, and the call without it."""
-        if keyword not in self.options:
-            raise TypeError(
-                f"{self.function}: the keyword {keyword}= is missing, got "
-                f"{', '.join(self.options) or 'no keyword'}."
-            )
-        options = dict(self.options)
-        value = options.pop(keyword)
-        return value, self._replace(options=options)
-
-    def masking(self, keyword: str, where: Array) -> Call:
-        """The call with another mask."""
-        return self._replace(masks=(*self.masks, (keyword, where)))
-
-    def targets(self) -> Any:
-        """What a loss takes second: its labels or targets."""
-        if len(self.arrays) < 2:
-            raise TypeError(
-                f"{self.function}: the labels must be the second positional argument, got "
-                f"{len(self.arrays)} positional arguments; pass them by position."
-            )
-        return self.arrays[1]
+from jaxloss._combined import (
+    Call,
+    Combined,
+    Loss,
+    compares,
+    inside,
+    labels_of,
+    option,
+    parameters_of,
+    reduced_axes,
+    shared_positions,
+    takes,
+    traits_of,
+)
+from jaxloss._weighted import Averaged, Components, Pair, Weighted, quotient
 
 
-class Combined:
-    """A loss that a combinator made of others."""
+def evaluate(loss: Loss, call: Call) -> Any:
+    """Follow the combinators from the outside in, and weigh what the loss at the end gives.
 
-    def __init__(
-        self,
-        name: str,
-        evaluate: Callable[[Call], Pair],
-        *losses: Loss,
-        keyword: str | None = None,
-    ) -> None:
-        """`evaluate` takes a call to its end; `keyword` is what the combinator adds."""
-        for loss in losses:
-            refuse_no_loss(name, loss)
-            if keyword in keywords(loss):
-                raise TypeError(f"{name}: {name_of(loss)} takes {keyword}= already.")
-        self.__name__ = f"{name}({', '.join(map(name_of, losses))})"
-        self.__doc__ = f"`{self.__name__}`, a loss whose values are a `Weighted`."
-        self.losses, self.keyword, self.evaluate = losses, keyword, evaluate
-
-    def __call__(self, *arrays: Any, **options: Any) -> Pair:
-        return self.evaluate(Call(self.__name__, arrays, options))
-
-    def __repr__(self) -> str:
-        return self.__name__
-
-
-class Reduced:
-    """A loss at the end of its chain, reduced over the batch."""
-
-    def __init__(self, name: str, loss: Loss, reduce: Callable[[Pair], Any]) -> None:
-        """`reduce` takes all that the loss gives."""
-        refuse_no_loss(name, loss)
-        self.__name__ = f"{name}({name_of(loss)})"
-        self.__doc__ = f"The {name} of `{name_of(loss)}` over a batch."
-        self.loss, self.reduce = loss, reduce
-
-    def __call__(self, *arrays: Any, **options: Any) -> Any:
-        return self.reduce(evaluate(self.loss, Call(name_of(self.loss), arrays, options)))
-
-    def __repr__(self) -> str:
-        return self.__name__
-
-
-def name_of(loss: Any) -> str:
-    """What errors call a loss."""
-    loss = loss.func if isinstance(loss, functools.partial) else loss
-    return getattr(loss, "__name__", type(loss).__name__)
-
-
-def _inside(loss: Any) -> tuple[Any, dict[str, Any]]:
-    """What is inside jit, checked and functools.partial, with the options that partial has bound.
-
-    These change neither arguments nor shapes. Other wrappers may (vmap does), and stay closed.
+    That is a pair, or, where the call's reduction is a mean, what a loss has `Averaged` by itself.
     """
-    bound: dict[str, Any] = {}
-    while True:
-        if isinstance(loss, functools.partial):
-            loss, bound = loss.func, {**loss.keywords, **bound}
-        elif isinstance(loss, _checked.Checked):
-            loss = loss.function
-        elif isinstance(loss, jax.stages.Wrapped):
-            loss = loss.__wrapped__  # type: ignore[attr-defined]
-        else:
-            return loss, bound
-
-
-def refuse_no_loss(name: str, loss: Any) -> None:
-    """Raise unless it is a loss, and one that has not reduced its batch."""
-    if not callable(loss):
-        raise TypeError(
-            f"{name}: takes a loss, a function of predictions and targets, got "
-            f"{_check.describe(loss)}; write jaxloss.{name}(loss)(predictions, targets)."
-        )
-    if isinstance(_inside(loss)[0], Reduced):
-        raise TypeError(
-            f"{name}: takes a loss that is not reduced, got {name_of(loss)}; a reduction comes "
-            f"last, around everything else."
-        )
-
-
-def keywords(loss: Loss) -> set[str]:
-    """What the combinators around a loss have added, and nothing has bound."""
-    loss, bound = _inside(loss)
-    if not isinstance(loss, Combined):
-        return set()
-    inside = {keyword for part in loss.losses for keyword in keywords(part)}
-    return (inside | ({loss.keyword} if loss.keyword else set())) - bound.keys()
-
-
-def _parameters(loss: Loss) -> Mapping[str, inspect.Parameter]:
-    """The parameters of a loss that no combinator made, if it tells."""
-    loss, _ = _inside(loss)
-    try:
-        # A wrapper may hide another axis than the function that it wraps; the library's does not.
-        return inspect.signature(loss, follow_wrapped=_check.is_loss(loss)).parameters
-    except (TypeError, ValueError):
-        return {}
-
-
-def takes(loss: Loss, keyword: str) -> bool:
-    """Whether a loss, combined or not, can be given a keyword."""
-    inner, _ = _inside(loss)
-    if isinstance(inner, Combined):
-        return keyword in keywords(loss) or any(takes(part, keyword) for part in inner.losses)
-    found = _parameters(inner)
-    return keyword in found or any(p.kind is p.VAR_KEYWORD for p in found.values())
-
-
-def compares(loss: Loss) -> bool:
-    """Whether a loss compares the examples of a batch with each other."""
-    inner, _ = _inside(loss)
-    if isinstance(inner, Combined):
-        return any(map(compares, inner.losses))
-    return "axis_name" in _parameters(inner)
-
-
-def _option(loss: Loss, options: dict[str, Any], name: str) -> Any:
-    """An option's value from the call, from functools.partial or from the loss's signature."""
-    _, bound = _inside(loss)
-    parameter = _parameters(loss).get(name)
-    return {**bound, **options}.get(name, parameter.default if parameter else None)
-
-
-def _reduced_axes(loss: Loss, options: dict[str, Any]) -> tuple[int, ...]:
-    for name in ("axis", "axes"):
-        value = _option(loss, options, name)
-        if hasattr(value, "__index__"):
-            return (operator.index(value),)
-        if isinstance(value, Sequence) and all(hasattr(axis, "__index__") for axis in value):
-            return tuple(operator.index(axis) for axis in value)
-    return ()
-
-
-def evaluate(loss: Loss, call: Call) -> Pair:
-    """Follow the combinators from the outside in, and weigh what the loss at the end gives."""
     if isinstance(loss, Combined):
         return loss.evaluate(call)
     call, divisor = _with_class_weights(loss, call)
@@ -228,7 +65,29 @@ def evaluate(loss: Loss, call: Call) -> Pair:
             losses = call.factor.astype(losses.dtype) * losses
         return Weighted(losses, mass)
 
+    finished = _finished(loss, call._replace(arrays=arrays), weigh)
+    if finished is not None:
+        return finished
     return _pair(call, loss(*arrays, **call.options)).weighed(weigh)
+
+
+def _finished(
+    loss: Loss, call: Call, weigh: Callable[[Weighted], Weighted]
+) -> Weighted | Averaged | None:
+    """What a loss gives that reduces as it goes, where all of its losses are to be reduced."""
+    traits, reduction = traits_of(loss), call.reduction
+    if traits is None or traits.total is None or reduction is None or reduction.axis is not None:
+        return None
+    losses = jax.eval_shape(functools.partial(loss, **call.options), *call.arrays)
+    ones = jnp.ones(losses.shape, losses.dtype)
+    pair = weigh(Weighted(ones, ones))
+    _, bound = inside(loss)
+    total = functools.partial(traits.total, **{**bound, **call.options})
+    if reduction.method != "mean":
+        return Weighted(total(pair.losses, *call.arrays), jnp.sum(pair.weights))
+    # Divided beforehand: a factor in front of the gradients would be another copy of each.
+    mass = Weighted(pair.losses, pair.weights).total(axis_name=reduction.axis_name).weights
+    return Averaged(total(quotient(pair.losses, mass), *call.arrays))
 
 
 def _real(function: str, keyword: str, argument: ArrayLike) -> Array:
@@ -246,16 +105,16 @@ def _with_class_weights(loss: Loss, call: Call) -> tuple[Call, Array | None]:
     """
     if call.class_weights is None:
         return call, None
-    if _option(loss, call.options, "class_weights") is not None:
+    if option(loss, call.options, "class_weights") is not None:
         raise TypeError(f"{call.function}: class_weights are given twice, also to the loss itself.")
-    targets, own = call.targets(), None
+    targets, own = labels_of(loss, call), None
     mixed = takes(loss, "class_weights") and not _check.are_indices(call.function, targets)
     if not mixed:
         labels = _check.class_indices(call.function, targets)
         _refuse_other_classes(loss, call, labels)
         index, valid = _check.valid_index(labels, len(call.class_weights))
         own = jnp.where(valid, call.class_weights[index], jnp.nan)
-        smoothing = _option(loss, call.options, "label_smoothing")
+        smoothing = option(loss, call.options, "label_smoothing")
         if smoothing is None or _options.is_zero(smoothing):
             return call._replace(weights=(*call.weights, ("class_weights", own))), None
     return call._replace(options={**call.options, "class_weights": call.class_weights}), own
@@ -263,11 +122,19 @@ def _with_class_weights(loss: Loss, call: Call) -> tuple[Call, Array | None]:
 
 def _refuse_other_classes(loss: Loss, call: Call, labels: Array) -> None:
     """Raise where the scores have another number of classes than there are weights."""
-    scores, weights = call.arrays[0], call.class_weights
-    axes = _reduced_axes(loss, call.options)
-    if weights is None or len(axes) != 1 or jnp.ndim(scores) != labels.ndim + 1:
+    scores, weights, traits = call.arrays[0], call.class_weights, traits_of(loss)
+    if weights is None:
         return
-    classes = jnp.shape(scores)[axes[0]]
+    if traits is not None:
+        _, bound = inside(loss)
+        classes = traits.classes(*call.arrays, **{**bound, **call.options})
+    else:
+        axes = reduced_axes(loss, call.options)
+        if len(axes) != 1 or jnp.ndim(scores) != labels.ndim + 1:
+            return
+        classes = jnp.shape(scores)[axes[0]]
+    if classes is None:
+        return
     if len(weights) != classes:
         raise ValueError(
             f"{call.function}: class_weights must have one weight for each of the {classes} "
@@ -291,14 +158,17 @@ def _masked(loss: Loss, call: Call, keyword: str, where: Array) -> tuple[Any, ..
     """The inputs, with something harmless where they are masked."""
     if compares(loss):  # Those that weigh nothing are still compared with.
         return call.arrays
-    for name, parameter in _parameters(loss).items():
+    traits = traits_of(loss)
+    shared_names = frozenset() if traits is None else traits.shared
+    for name, parameter in parameters_of(loss).items():
         positional = parameter.kind is not parameter.KEYWORD_ONLY
-        if name in call.options and parameter.default is parameter.empty and positional:
+        needed = parameter.default is parameter.empty and positional
+        if name in call.options and needed and name not in shared_names:
             raise TypeError(
                 f"{call.function}: {name} must be passed by position, got it as a keyword, where a "
                 f"mask would not reach it."
             )
-    axes = _reduced_axes(loss, call.options)
+    axes, shared = reduced_axes(loss, call.options), shared_positions(loss)
     places = itertools.count()
 
     def without_masked(argument: ArrayLike) -> Array:
@@ -316,7 +186,10 @@ def _masked(loss: Loss, call: Call, keyword: str, where: Array) -> tuple[Any, ..
         first, rows = next(places) == 0, array.ndim > where.ndim
         return jnp.where(aligned, array, _checked.harmless(array, first=first, rows=rows))
 
-    return jax.tree.map(without_masked, call.arrays)
+    return tuple(
+        argument if place in shared else jax.tree.map(without_masked, argument)
+        for place, argument in enumerate(call.arrays)
+    )
 
 
 def _pair(call: Call, result: Any) -> Pair:

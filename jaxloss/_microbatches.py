@@ -11,7 +11,17 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss import _check
-from jaxloss._call import Call, Combined, Loss, compares, evaluate, keywords, name_of
+from jaxloss._call import evaluate
+from jaxloss._combined import (
+    Call,
+    Combined,
+    Loss,
+    Reduction,
+    compares,
+    keywords,
+    name_of,
+    shared_positions,
+)
 from jaxloss._weighted import Pair, Weighted, quotient
 
 
@@ -53,14 +63,15 @@ def microbatched(loss: Loss, steps: int) -> Loss:
             f"microbatched: {name_of(loss)} compares the examples of a batch with each other, and "
             f"would compare those of a step only."
         )
-    of_examples = keywords(loss)
+    of_examples, shared = keywords(loss), shared_positions(loss)
 
     def pool(call: Call) -> Pair:
         whole = {name: value for name, value in call.options.items() if name not in of_examples}
         split = {name: value for name, value in call.options.items() if name in of_examples}
         masks, weights = ([keyword for keyword, _ in pairs] for pairs in (call.masks, call.weights))
+        places = [place for place in range(len(call.arrays)) if place not in shared]
         batch = (
-            call.arrays,
+            [call.arrays[place] for place in places],
             split,
             [array for _, array in call.masks],
             [array for _, array in call.weights],
@@ -69,13 +80,15 @@ def microbatched(loss: Loss, steps: int) -> Loss:
         examples = jax.tree.leaves(batch)[0].shape[1]
 
         def total(batch: Any) -> Pair:
-            arrays, options, wheres, factors = batch
+            parts, options, wheres, factors = batch
+            arrays = dict(enumerate(call.arrays)) | dict(zip(places, parts, strict=True))
             step = call._replace(
-                arrays=arrays,
+                arrays=tuple(arrays.values()),
                 options=whole | options,
                 masks=tuple(zip(masks, wheres, strict=True)),
                 weights=tuple(zip(weights, factors, strict=True)),
                 examples=examples,
+                reduction=Reduction("total"),
             )
             return evaluate(loss, step).total()
 

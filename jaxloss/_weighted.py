@@ -148,6 +148,18 @@ class Components:
         return functools.reduce(jnp.add, terms), values
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=[])
+@dataclass(frozen=True)
+class Averaged:
+    """A device's part of a mean over all axes that a loss has finished by itself."""
+
+    value: Array
+
+    def mean(self, *, axis: Axis = None, axis_name: AxisName = None) -> Array:
+        """The mean, of which every device named has a part."""
+        return self.value if axis_name is None else jax.lax.psum(self.value, axis_name)
+
+
 Pair = Weighted | Components
 
 

@@ -13,20 +13,21 @@ divides once: that of shards or microbatches is the mean of the whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from operator import methodcaller
 from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxloss import _check, _options
-from jaxloss._call import (
+from jaxloss._call import evaluate
+from jaxloss._combined import (
     Call,
     Combined,
     Loss,
     Reduced,
+    Reduction,
     compares,
-    evaluate,
+    labels_of,
     name_of,
     refuse_no_loss,
     takes,
@@ -119,7 +120,7 @@ def ignoring(loss: Loss, index: int) -> Loss:
     As `masked` where the labels are not `index`: their mean counts the others alone.
 
     Args:
-        loss: a loss as for `masked`, of integer labels as its second argument.
+        loss: a loss as for `masked`, of integer labels, which it takes second or calls `labels`.
         index: the label to leave out; it need be no class.
 
     Returns:
@@ -139,7 +140,7 @@ def ignoring(loss: Loss, index: int) -> Loss:
     index = _check.integer("ignoring", "index", index)
 
     def ignore(call: Call) -> Pair:
-        labels = _check.class_indices(call.function, call.targets())
+        labels = _check.class_indices(call.function, labels_of(loss, call))
         # Of a type that cannot hold it, no label is ignored.
         limits = jnp.iinfo(labels.dtype)
         holds = limits.min <= index <= limits.max
@@ -160,7 +161,7 @@ def class_weighted(loss: Loss, class_weights: ArrayLike) -> Loss:
     probabilities the mean divides by the number of examples.
 
     Args:
-        loss: a loss, combined or not, of labels as its second argument.
+        loss: a loss, combined or not, of labels, which it takes second or calls `labels`.
         class_weights: a weight of at least 0 for each class.
 
     Returns:
@@ -287,7 +288,7 @@ def pooled(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Call
         >>> jaxloss.pooled(jaxloss.squared_error)(jnp.array([1.0, 3.0]), jnp.zeros(2))
         Weighted(losses=Array(10., dtype=float32), weights=Array(2., dtype=float32))
     """
-    return Reduced("pooled", loss, methodcaller("total", axis=axis, axis_name=axis_name))
+    return Reduced("pooled", loss, evaluate, Reduction("total", axis, axis_name))
 
 
 def mean(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Callable[..., Any]:
@@ -315,7 +316,7 @@ def mean(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Callab
         >>> jaxloss.mean(jaxloss.squared_error)(jnp.array([1.0, 3.0]), jnp.zeros(2))
         Array(5., dtype=float32)
     """
-    return Reduced("mean", loss, methodcaller("mean", axis=axis, axis_name=axis_name))
+    return Reduced("mean", loss, evaluate, Reduction("mean", axis, axis_name))
 
 
 def sum(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Callable[..., Any]:
@@ -336,7 +337,7 @@ def sum(loss: Loss, *, axis: Axis = None, axis_name: AxisName = None) -> Callabl
         >>> jaxloss.sum(jaxloss.squared_error)(jnp.array([1.0, 3.0]), jnp.zeros(2))
         Array(10., dtype=float32)
     """
-    return Reduced("sum", loss, methodcaller("sum", axis=axis, axis_name=axis_name))
+    return Reduced("sum", loss, evaluate, Reduction("sum", axis, axis_name))
 
 
 def _separable(name: str, loss: Loss) -> Loss:

@@ -9,6 +9,7 @@ from jaxloss._elementary import (
     softplus as softplus,
     xlogy as xlogy,
 )
+from jaxloss._linear import linear_statistics as linear_statistics
 from jaxloss._softmax import (
     expected_log_softmax as expected_log_softmax,
     log_softmax as log_softmax,
