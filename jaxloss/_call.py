@@ -27,7 +27,7 @@ from jaxloss._combined import (
     takes,
     traits_of,
 )
-from jaxloss._weighted import Averaged, Components, Pair, Weighted, quotient
+from jaxloss._weighted import Averaged, Components, Weighted, quotient
 
 
 def evaluate(loss: Loss, call: Call) -> Any:
@@ -192,7 +192,7 @@ def _masked(loss: Loss, call: Call, keyword: str, where: Array) -> tuple[Any, ..
     )
 
 
-def _pair(call: Call, result: Any) -> Pair:
+def _pair(call: Call, result: Any) -> Weighted | Components:
     """What the loss gave, each value weighing 1 unless it is weighed already."""
     if isinstance(result, (Weighted, Components)):
         return result.weighed(functools.partial(_wide, call.function))

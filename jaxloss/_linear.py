@@ -278,7 +278,8 @@ def _total_bwd(
     _, pullback = jax.vjp(lambda terms: jnp.sum(of_statistics(found, terms)), terms)
 
     def times_cotangent(sums: Array, array: Array) -> Array:
-        return (sums * cotangent.astype(_check.wide(sums))).astype(array.dtype)
+        wide = _check.wide(sums)
+        return (sums.astype(wide) * cotangent.astype(wide)).astype(array.dtype)
 
     to_layer = jax.tree.map(times_cotangent, sums, layer)
     return times_cotangent(to_hidden, to_hidden), None, to_layer, pullback(cotangent)[0]

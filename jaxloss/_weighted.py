@@ -160,7 +160,7 @@ class Averaged:
         return self.value if axis_name is None else jax.lax.psum(self.value, axis_name)
 
 
-Pair = Weighted | Components
+Pair = Weighted | Components | Averaged
 
 
 def quotient(losses: Array, weights: Array) -> Array:

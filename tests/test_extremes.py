@@ -208,7 +208,7 @@ def test_no_loss_takes_a_bad_label_for_a_class(case, rng):
     """NaN in its own row, for numbers below and above the classes; lists of labels end at -1."""
     scores, labels = map(jnp.asarray, case.arrays(rng, np.float32))
     lists = labels.ndim == scores.ndim
-    bad = [-2 if lists else -1, scores.shape[-1], -100, 2**31 - 1]
+    bad = [-2 if lists else -1, case.classes or scores.shape[-1], -100, 2**31 - 1]
 
     def poisoned(label):
         changed = labels.at[(7, 0) if lists else 7].set(label)

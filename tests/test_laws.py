@@ -297,7 +297,8 @@ def by_labels(case):
     def run(inputs, where, of_examples):
         first, labels = inputs
         loss = traced(case)
-        class_weights = CLASS_WEIGHTS[: first.shape[case.options.get("axis", -1)]]
+        classes = case.classes or first.shape[case.options.get("axis", -1)]
+        class_weights = CLASS_WEIGHTS[:classes]
         means = (
             mean(ignoring(loss, 2)),
             functools.partial(mean(masked(loss)), where=where),

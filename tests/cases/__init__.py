@@ -9,12 +9,15 @@ import pytest
 from tests.cases.binary import BINARY
 from tests.cases.case import Case as Case
 from tests.cases.classification import CLASSIFICATION
+from tests.cases.large import LARGE, STATISTICS
 from tests.cases.pairs import PAIRS
-from tests.cases.primitives import PRIMITIVES as PRIMITIVES
+from tests.cases.primitives import ELEMENTS
 from tests.cases.regression import REGRESSION
 from tests.cases.sequences import SEQUENCES
 
-CASES = (*REGRESSION, *BINARY, *CLASSIFICATION, *PAIRS, *SEQUENCES)
+CASES = (*REGRESSION, *BINARY, *CLASSIFICATION, *PAIRS, *SEQUENCES, *LARGE)
+
+PRIMITIVES = (*ELEMENTS, *STATISTICS)
 
 # One row for each loss: the others differ in options alone, which are traced no differently.
 BASE = tuple({case.name: case for case in reversed(CASES)}.values())[::-1]

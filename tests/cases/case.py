@@ -32,6 +32,8 @@ class Case:
     kinks: tuple[tuple[tuple[Any, ...], Any, Any], ...] = ()
     # Whether the loss is linear in its first argument, so that a NaN there is not in the gradient.
     linear: bool = False
+    # How many classes there are, where the first argument does not have an entry for each.
+    classes: int | None = None
 
     @property
     def name(self) -> str:

@@ -36,7 +36,7 @@ def power_norm(vectors, p, axis):
     return jnp.max(sizes, axis) if p == np.inf else jnp.sum(sizes**p, axis) ** (1 / p)
 
 
-PRIMITIVES = (
+ELEMENTS = (
     Case(
         "logsumexp",
         primitives.logsumexp,

@@ -1,0 +1,101 @@
+"""Losses of a layer with a large output, given their parameters: functions of hidden and labels."""
+
+import inspect
+
+import jax.numpy as jnp
+import numpy as np
+
+import jaxloss
+from jaxloss.primitives import linear_statistics
+from tests.cases.case import Case
+from tests.cases.classification import log_softmax, one_hot
+
+RNG = np.random.default_rng(11)
+KERNEL, BIAS = RNG.normal(size=(4, 5)), RNG.normal(size=5)
+WEIGHTS = np.array([0.5, 1.0, 2.0, 0.1, 3.0])
+
+
+def given(loss, *parameters):
+    """A function of what is of the batch; its own tests differentiate it with all of its inputs."""
+
+    def of_batch(hidden, labels, **options):
+        dtype = jnp.float64 if getattr(hidden, "dtype", None) == jnp.float64 else jnp.float32
+        shared = (jnp.asarray(parameter, dtype) for parameter in parameters)
+        return loss(hidden, *shared, labels, **options)
+
+    of_batch.__name__ = of_batch.__qualname__ = loss.__name__
+    kept = [
+        parameter
+        for name, parameter in inspect.signature(loss).parameters.items()
+        if name not in ("kernel", "parameters", "axis_name")
+    ]
+    of_batch.__signature__ = inspect.Signature(kept)
+    return of_batch
+
+
+def hidden_and_labels(rng):
+    return rng.normal(size=(8, 4)), rng.integers(0, 5, 8).astype(np.int32)
+
+
+def linear_cross_entropy(
+    hidden,
+    labels,
+    bias=0.0,
+    class_weights=1.0,
+    label_smoothing=0.0,
+    z_loss=0.0,
+    logit_cap=None,
+    block_size=None,
+):
+    logits = hidden @ KERNEL + bias
+    if logit_cap is not None:
+        logits = logit_cap * jnp.tanh(logits / logit_cap)
+    targets = (1 - label_smoothing) * one_hot(labels, 5, -1) + label_smoothing / 5
+    normaliser = jnp.log(jnp.sum(jnp.exp(logits), -1))
+    losses = -jnp.sum(class_weights * targets * log_softmax(logits, -1), -1)
+    return losses + z_loss * normaliser**2
+
+
+def stacked_statistics(hidden, kernel, labels, *, block_size=None):
+    found = linear_statistics(hidden, kernel, labels, block_size=block_size)
+    return jnp.stack([found.log_probs, found.logsumexp, found.entropy], -1)
+
+
+stacked_statistics.__name__ = "linear_statistics"
+
+
+def plain_statistics(hidden, labels, block_size=None):
+    logits = hidden @ KERNEL
+    log_probs = log_softmax(logits, -1)
+    of_labels = jnp.sum(one_hot(labels, 5, -1) * log_probs, -1)
+    entropy = -jnp.sum(jnp.exp(log_probs) * log_probs, -1)
+    return jnp.stack([of_labels, jnp.log(jnp.sum(jnp.exp(logits), -1)), entropy], -1)
+
+
+def linear(name, **options):
+    loss = given(jaxloss.linear_cross_entropy, KERNEL)
+    options = {"block_size": 3, **options}
+    return Case(name, loss, hidden_and_labels, linear_cross_entropy, options=options, classes=5)
+
+
+LARGE = (
+    linear("linear_cross_entropy"),
+    linear("linear_cross_entropy-smoothing", label_smoothing=0.1, z_loss=0.01),
+    linear(
+        "linear_cross_entropy-weights",
+        bias=BIAS,
+        class_weights=WEIGHTS,
+        label_smoothing=0.2,
+        logit_cap=3.0,
+    ),
+)
+
+STATISTICS = (
+    Case(
+        "linear_statistics",
+        given(stacked_statistics, KERNEL),
+        hidden_and_labels,
+        plain_statistics,
+        options={"block_size": 3},
+    ),
+)
