@@ -10,6 +10,8 @@ from typing import Any
 import jax
 from jax.custom_derivatives import SymbolicZero
 
+from jaxloss._linear_map import transposed
+
 
 class custom_vjp:  # noqa: N801  (stands where `jax.custom_vjp` would)
     r"""`jax.custom_vjp`, differentiable in forward mode too.
@@ -25,19 +27,27 @@ class custom_vjp:  # noqa: N801  (stands where `jax.custom_vjp` would)
     must not (a maximum that is only a shift) goes through `jax.lax.stop_gradient`.
 
     Args:
-        function: the primal function, of arrays and static arguments, these last, to one array.
+        function: the primal function, of arrays or pytrees of them and static arguments, these
+            last, to one array.
         static: how many of the last arguments are static (hashable Python values). As in
             `jax.custom_vjp`, `fwd` takes them in place and `bwd` takes them first.
+        loops: whether `bwd` computes in a loop what its products multiply. Transposed twice, JAX
+            would compute that for all steps beforehand, and store it; so reverse mode is given
+            `bwd` as it stands.
     """
 
-    def __init__(self, function: Callable[..., Any], *, static: int = 0) -> None:
+    def __init__(
+        self, function: Callable[..., Any], *, static: int = 0, loops: bool = False
+    ) -> None:
         """Wrap `function`; `defvjp` completes it."""
         arity = len(inspect.signature(function).parameters)
         static_argnums = tuple(range(arity - static, arity))
         functools.update_wrapper(self, function)
         self._reverse = jax.custom_vjp(function, nondiff_argnums=static_argnums)
         self._every = jax.custom_jvp(function, nondiff_argnums=static_argnums)
-        self._every.defjvp(functools.partial(_pushforward, self._reverse), symbolic_zeros=True)
+        self._every.defjvp(
+            functools.partial(_pushforward, self._reverse, loops), symbolic_zeros=True
+        )
 
     def defvjp(self, fwd: Callable[..., Any], bwd: Callable[..., Any]) -> None:
         """Define the rule, as `jax.custom_vjp.defvjp` does."""
@@ -54,13 +64,17 @@ def _varying_alike(args: tuple[Any, ...]) -> tuple[Any, ...]:
     A replicated option beside sharded data would get a cotangent that varies, which JAX refuses of
     a `custom_vjp`; the transpose of this cast is the psum that is due.
     """
-    arrays = [arg for arg in args if isinstance(arg, jax.Array)]
+    leaves, tree = jax.tree.flatten(args)
+    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
     axes = frozenset[Any]().union(*map(_manual_axes, arrays))
     if not axes:
         return args
-    return tuple(
-        _vary(arg, tuple(axes - _manual_axes(arg))) if isinstance(arg, jax.Array) else arg
-        for arg in args
+    return jax.tree.unflatten(
+        tree,
+        [
+            _vary(leaf, tuple(axes - _manual_axes(leaf))) if isinstance(leaf, jax.Array) else leaf
+            for leaf in leaves
+        ],
     )
 
 
@@ -79,19 +93,24 @@ def _vary(array: jax.Array, axes: tuple[Any, ...]) -> jax.Array:
     )
 
 
-def _pushforward(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
+def _pushforward(function: Callable[..., Any], loops: bool, *args: Any) -> tuple[Any, Any]:
     *static, primals, tangents = args
+    leaves, tree = jax.tree.flatten(tuple(primals))
+    directions = jax.tree.leaves(tuple(tangents))
     # Integer inputs and inputs that nobody differentiates arrive as symbolic zeros. They stay out
     # of the transpose, so nothing is stored or computed on their behalf.
-    active = [n for n, tangent in enumerate(tangents) if type(tangent) is not SymbolicZero]
+    active = [n for n, tangent in enumerate(directions) if type(tangent) is not SymbolicZero]
 
     def restricted(*values: Any) -> Any:
-        inputs = list(primals)
+        inputs = list(leaves)
         for n, value in zip(active, values, strict=True):
             inputs[n] = value
-        return function(*inputs, *static)
+        return function(*jax.tree.unflatten(tree, inputs), *static)
 
-    output, pullback = jax.vjp(restricted, *(primals[n] for n in active))
+    output, pullback = jax.vjp(restricted, *(leaves[n] for n in active))
+    directions = [directions[n] for n in active]
+    if loops:
+        return output, transposed(pullback, output, *directions)
 
     # Under reverse mode the pushforward is partially evaluated and transposed back. The checkpoint
     # makes the pullback's own residuals all that is stored; without CSE barriers the compiled
@@ -101,4 +120,4 @@ def _pushforward(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
         # The type, not a bare shape: in shard_map it says over which mesh axes the output varies.
         return jax.linear_transpose(pullback, jax.typeof(output))(directions)[0]
 
-    return output, pushforward(pullback, *(tangents[n] for n in active))
+    return output, pushforward(pullback, *directions)
