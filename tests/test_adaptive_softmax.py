@@ -139,10 +139,10 @@ def test_any_clusters(cutoffs, rng, x64):
 
 def test_log_probs_and_predictions(rng, x64):
     parameters, hidden = model(rng), vectors(rng, 50)
-    log_probs = quick_jit(AdaptiveSoftmax.log_probs)(parameters, hidden)
+    log_probs = jax.jit(AdaptiveSoftmax.log_probs)(parameters, hidden)
     assert log_probs.shape == (50, CLASSES)
     np.testing.assert_allclose(np.exp(log_probs).sum(1), 1, rtol=1e-12)
-    predictions = np.asarray(quick_jit(AdaptiveSoftmax.predict)(parameters, hidden))
+    predictions = np.asarray(jax.jit(AdaptiveSoftmax.predict)(parameters, hidden))
     assert set(np.digitize(predictions, CUTOFFS)) == {0, 1, 2}
     np.testing.assert_array_equal(predictions, jnp.argmax(log_probs, 1))
     for labels in np.arange(CLASSES), np.arange(CLASSES)[::-1]:
