@@ -1,6 +1,10 @@
 """Loss functions for JAX: stable, exactly averaged, differentiable in every mode."""
 
 from jaxloss import primitives as primitives
+from jaxloss._adaptive_softmax import (
+    AdaptiveSoftmax as AdaptiveSoftmax,
+    adaptive_softmax as adaptive_softmax,
+)
 from jaxloss._binary import (
     binary_cross_entropy as binary_cross_entropy,
     binary_cross_entropy_with_logits as binary_cross_entropy_with_logits,
@@ -21,6 +25,11 @@ from jaxloss._contrastive import (
     supervised_contrastive as supervised_contrastive,
 )
 from jaxloss._ctc import ctc as ctc
+from jaxloss._cutoffs import (
+    Costs as Costs,
+    measure_costs as measure_costs,
+    optimal_cutoffs as optimal_cutoffs,
+)
 from jaxloss._divergence import (
     generalized_kl_divergence as generalized_kl_divergence,
     js_divergence as js_divergence,

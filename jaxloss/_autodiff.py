@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
+
+from jaxloss._linear_map import transposed
 
 T = TypeVar("T")
 
@@ -33,12 +35,20 @@ class custom_vjp:  # noqa: N801  (stands where `jax.custom_vjp` would)
             these last, to an array or a pytree of arrays.
         static: how many of the last arguments are static (hashable Python values). As in
             `jax.custom_vjp`, `fwd` takes them in place and `bwd` takes them first.
+        loops: whether `bwd` computes in a loop what its products multiply. Transposed twice, JAX
+            would compute that for all steps beforehand, and store it; so reverse mode is given
+            `bwd` as it stands.
         alike: whether all arguments are to vary over the same mesh axes in `shard_map`. A rule with
             collectives of its own says what varies, with `vary_alike`.
     """
 
     def __init__(
-        self, function: Callable[..., Any], *, static: int = 0, alike: bool = True
+        self,
+        function: Callable[..., Any],
+        *,
+        static: int = 0,
+        loops: bool = False,
+        alike: bool = True,
     ) -> None:
         """Wrap `function`; `defvjp` completes it."""
         arity = len(inspect.signature(function).parameters)
@@ -47,7 +57,9 @@ class custom_vjp:  # noqa: N801  (stands where `jax.custom_vjp` would)
         self._alike = alike
         self._reverse = jax.custom_vjp(function, nondiff_argnums=static_argnums)
         self._every = jax.custom_jvp(function, nondiff_argnums=static_argnums)
-        self._every.defjvp(functools.partial(_pushforward, self._reverse), symbolic_zeros=True)
+        self._every.defjvp(
+            functools.partial(_pushforward, self._reverse, loops), symbolic_zeros=True
+        )
 
     def defvjp(self, fwd: Callable[..., Any], bwd: Callable[..., Any]) -> None:
         """Define the rule, as `jax.custom_vjp.defvjp` does."""
@@ -95,7 +107,7 @@ def _vary(array: jax.Array, axes: tuple[Any, ...]) -> jax.Array:
     )
 
 
-def _pushforward(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
+def _pushforward(function: Callable[..., Any], loops: bool, *args: Any) -> tuple[Any, Any]:
     *static, primals, tangents = args
     leaves, structure = jax.tree.flatten(primals)
     directions = jax.tree.leaves(tangents)
@@ -107,27 +119,33 @@ def _pushforward(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
         return function(*jax.tree.unflatten(structure, _replaced(leaves, active, values)), *static)
 
     output, pullback = jax.vjp(restricted, *(leaves[n] for n in active))
+    directions = [directions[n] for n in active]
     outputs, results = jax.tree.flatten(output)
     zeros = [np.zeros(array.shape, jax.dtypes.float0) for array in outputs]
     smooth = [n for n, array in enumerate(outputs) if jnp.issubdtype(array.dtype, jnp.inexact)]
-    # The type, not a bare shape: in shard_map it says over which mesh axes the output varies.
-    types = [jax.typeof(outputs[n]) for n in smooth]
+
+    def of_smooth(pullback: Callable[..., Any], cotangents: Sequence[Any]) -> Any:
+        cotangents = _replaced(zeros, smooth, cotangents)
+        return pullback(jax.tree.unflatten(results, cotangents))
 
     # Under reverse mode the pushforward is partially evaluated and transposed back. The checkpoint
     # makes the pullback's own residuals all that is stored; without CSE barriers the compiled
     # program equals that of the bare custom_vjp.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def pushforward(pullback: Callable[..., Any], *directions: Any) -> Any:
-        def of_smooth(cotangents: list[Any]) -> Any:
-            return pullback(jax.tree.unflatten(results, _replaced(zeros, smooth, cotangents)))
+        # The type, not a bare shape: in shard_map it says over which mesh axes the output varies.
+        types = [jax.typeof(outputs[n]) for n in smooth]
+        pullback = functools.partial(of_smooth, pullback)
+        return jax.linear_transpose(pullback, types)(directions)[0]
 
-        return jax.linear_transpose(of_smooth, types)(directions)[0]
-
-    changes = pushforward(pullback, *(directions[n] for n in active))
+    if loops:
+        changes = transposed(of_smooth, pullback, [outputs[n] for n in smooth], directions)
+    else:
+        changes = pushforward(pullback, *directions)
     return output, jax.tree.unflatten(results, _replaced(zeros, smooth, changes))
 
 
-def _replaced(items: list[Any], places: list[int], values: Any) -> list[Any]:
+def _replaced(items: Sequence[Any], places: Sequence[int], values: Sequence[Any]) -> list[Any]:
     changed = list(items)
     for place, value in zip(places, values, strict=True):
         changed[place] = value

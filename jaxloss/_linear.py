@@ -173,7 +173,7 @@ def statistics(hidden: Array, labels: Array, layer: Layer, layout: Layout) -> St
     return _statistics(hidden, labels, layer, layout)
 
 
-@functools.partial(custom_vjp, static=1, alike=False)
+@functools.partial(custom_vjp, static=1, loops=True, alike=False)
 def _statistics(hidden: Array, labels: Array, layer: Layer, layout: Layout) -> Statistics:
     return _statistics_fwd(hidden, labels, layer, layout)[0]
 

@@ -471,6 +471,7 @@ OPTIONS = [
         "must be one of the 2 axes of kernel (4, 5), from -2 to 1, got 2",
     ),
     ("linear_cross_entropy", "block_size", 0, "must be at least 1 token, got 0."),
+    ("adaptive_softmax", "block_size", 0, "must be at least 1, got 0."),
     ("kl_divergence", "log_targets", 1, FLAG),
     ("generalized_kl_divergence", "log_targets", 1, FLAG),
     ("js_divergence", "log_targets", 1, FLAG),

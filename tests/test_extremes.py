@@ -366,3 +366,16 @@ def test_a_class_of_weight_zero_has_no_infinite_loss():
             lambda z, t=targets: jaxloss.cross_entropy(z, t, class_weights=weights), logits
         )
         assert value == 0 and np.all(gradient == 0)
+
+
+@pytest.mark.parametrize("function", ["log_softmax", "logsumexp"])
+def test_a_softmax_of_scores_that_are_products(function, rng):
+    """Where it is used XLA multiplies again, and rounds a product less a number only once."""
+    inputs = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((50, 1), (1, 6))]
+
+    def scores(left, right):
+        return (left @ jnp.ones((1, 1))) @ right
+
+    function = getattr(jaxloss.primitives, function)
+    actual = jax.jit(lambda *inputs: function(scores(*inputs)))(*inputs)
+    np.testing.assert_allclose(actual, function(scores(*inputs)), rtol=1e-5, atol=1e-6)

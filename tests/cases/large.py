@@ -2,6 +2,7 @@
 
 import inspect
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,8 +20,9 @@ def given(loss, *parameters):
     """A function of what is of the batch; its own tests differentiate it with all of its inputs."""
 
     def of_batch(hidden, labels, **options):
-        dtype = jnp.float64 if getattr(hidden, "dtype", None) == jnp.float64 else jnp.float32
-        shared = (jnp.asarray(parameter, dtype) for parameter in parameters)
+        double = jax.config.jax_enable_x64 and getattr(hidden, "dtype", None) == jnp.float64
+        dtype = jnp.float64 if double else jnp.float32
+        shared = jax.tree.map(lambda parameter: jnp.asarray(parameter, dtype), parameters)
         return loss(hidden, *shared, labels, **options)
 
     of_batch.__name__ = of_batch.__qualname__ = loss.__name__
@@ -72,6 +74,25 @@ def plain_statistics(hidden, labels, block_size=None):
     return jnp.stack([of_labels, jnp.log(jnp.sum(jnp.exp(logits), -1)), entropy], -1)
 
 
+PARAMETERS = jaxloss.AdaptiveSoftmax(
+    RNG.normal(size=(4, 4)),
+    (
+        (RNG.normal(size=(4, 2)), RNG.normal(size=(2, 2))),
+        (RNG.normal(size=(4, 1)), np.ones((1, 1))),
+    ),
+    RNG.normal(size=4),
+)
+
+
+def adaptive_softmax(hidden, labels, block_size=None):
+    """Two classes in the head, two in the first tail, one in the second."""
+    head = log_softmax(hidden @ PARAMETERS.head + PARAMETERS.bias, -1)
+    tails = [log_softmax(hidden @ p @ k, -1) for p, k in PARAMETERS.tails]
+    clusters = [head[:, 2 + n, None] + tail for n, tail in enumerate(tails)]
+    log_probs = jnp.concatenate([head[:, :2], *clusters], -1)
+    return -jnp.sum(one_hot(labels, 5, -1) * log_probs, -1)
+
+
 def linear(name, **options):
     loss = given(jaxloss.linear_cross_entropy, KERNEL)
     options = {"block_size": 3, **options}
@@ -87,6 +108,14 @@ LARGE = (
         class_weights=WEIGHTS,
         label_smoothing=0.2,
         logit_cap=3.0,
+    ),
+    Case(
+        "adaptive_softmax",
+        given(jaxloss.adaptive_softmax, PARAMETERS),
+        hidden_and_labels,
+        adaptive_softmax,
+        options={"block_size": 2},
+        classes=5,
     ),
 )
 

@@ -1,0 +1,138 @@
+"""Linear maps that carry their transpose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+# JAX transposes a linear function operation by operation, and stores whatever those operations
+# multiply by. This one is transposed as a whole: x -> A(r) x, with residuals r that it stores and
+# no more, is a primitive of two functions, `forward(r, x)` and `backward(r, y)`, each the
+# transpose of the other.
+
+
+def transposed(
+    apply: Callable[..., Any],
+    pullback: Callable[..., Any],
+    outputs: Sequence[Array],
+    directions: Sequence[Any],
+) -> Sequence[Any]:
+    """A pullback's transpose along the directions; the transpose of that is the pullback itself.
+
+    `outputs` are what the pullback is of, and `apply(pullback, cotangents)` is its value.
+    """
+    leaves, tree = jax.tree.flatten(pullback)
+    count = len(outputs)
+
+    def backward(residuals: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(apply(jax.tree.unflatten(tree, residuals[count:]), cotangents))
+
+    # Not by jax.linear_transpose: JAX 0.7 transposes loops only after it has linearized them.
+    def forward(residuals: Sequence[Any], directions: Sequence[Any]) -> tuple[Any, ...]:
+        _, transpose = jax.vjp(lambda y: backward(residuals, y), list(residuals[:count]))
+        return tuple(transpose(tuple(directions))[0])
+
+    # Any outputs would do: what is linear has one derivative everywhere. These have the right type.
+    points = [jnp.zeros_like(output) for output in outputs]
+    return _apply([*points, *leaves], directions, forward, backward)
+
+
+def _apply(
+    residuals: Sequence[Any],
+    inputs: Sequence[Any],
+    forward: Callable[..., Any],
+    backward: Callable[..., Any],
+) -> list[Any]:
+    maps = {"forward": forward, "backward": backward, "stored": len(residuals)}
+    return list(_linear_map.bind(*residuals, *inputs, **maps))
+
+
+def _evaluate(
+    *args: Any, forward: Callable[..., Any], backward: Callable[..., Any], stored: int
+) -> tuple[Any, ...]:
+    return forward(args[:stored], args[stored:])
+
+
+def _type(*types: Any, **maps: Any) -> Sequence[Any]:
+    return jax.make_jaxpr(lambda *args: _evaluate(*args, **maps))(*types).out_avals
+
+
+def _transpose(
+    cotangents: Sequence[Any], *args: Any, forward: Any, backward: Any, stored: int
+) -> list[Any]:
+    outputs = _apply(
+        args[:stored], [ad.instantiate_zeros(ct) for ct in cotangents], backward, forward
+    )
+    inputs = zip(args[stored:], outputs, strict=True)
+    return [None] * stored + [output if ad.is_undefined_primal(x) else None for x, output in inputs]
+
+
+# d [A(r) x] = A(r) dx + d[A(r)] x; in the second term x is a constant, and JAX differentiates
+# through `forward`.
+
+
+def _pushforward(
+    primals: Sequence[Any], tangents: Sequence[Any], *, stored: int, forward: Any, backward: Any
+) -> tuple[Sequence[Any], Sequence[Any]]:
+    residuals, inputs = primals[:stored], primals[stored:]
+    outputs = _apply(residuals, inputs, forward, backward)
+    along = [n for n, tangent in enumerate(tangents) if type(tangent) is not ad.Zero]
+    terms = []
+    if any(n >= stored for n in along):
+        directions = [ad.instantiate_zeros(tangent) for tangent in tangents[stored:]]
+        terms.append(_apply(residuals, directions, forward, backward))
+    changing = [n for n in along if n < stored]
+    if changing:
+
+        def of_changing(*values: Any) -> tuple[Any, ...]:
+            every = list(residuals)
+            for n, value in zip(changing, values, strict=True):
+                every[n] = value
+            return forward(every, inputs)
+
+        _, change = jax.jvp(
+            of_changing,
+            tuple(residuals[n] for n in changing),
+            tuple(tangents[n] for n in changing),
+        )
+        terms.append(change)
+    return outputs, [sum(parts[1:], parts[0]) for parts in zip(*terms, strict=True)]
+
+
+def _batch(
+    args: Sequence[Any],
+    axes: Sequence[int | None],
+    *,
+    forward: Any,
+    backward: Any,
+    stored: int,
+) -> tuple[Sequence[Any], Sequence[int]]:
+    [size] = {arg.shape[axis] for arg, axis in zip(args, axes, strict=True) if axis is not None}
+    # Each input has the axis, that its cotangent may have it too.
+    inputs = [
+        batching.bdim_at_front(x, axis, size)
+        for x, axis in zip(args[stored:], axes[stored:], strict=True)
+    ]
+    over = (list(axes[:stored]), 0)
+
+    def mapped(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda residuals, inputs: jax.vmap(function, over)(list(residuals), list(inputs))
+
+    outputs = _apply(args[:stored], inputs, mapped(forward), mapped(backward))
+    return outputs, [0] * len(outputs)
+
+
+_linear_map = Primitive("linear_map")
+_linear_map.multiple_results = True
+_linear_map.def_impl(_evaluate)
+_linear_map.def_abstract_eval(_type)
+mlir.register_lowering(_linear_map, mlir.lower_fun(_evaluate, multiple_results=True))
+ad.primitive_jvps[_linear_map] = _pushforward
+ad.primitive_transposes[_linear_map] = _transpose
+batching.primitive_batchers[_linear_map] = _batch
