@@ -1,0 +1,63 @@
+"""Machines that need not be there, and what programs compiled for them exchange."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from bench.ctc import H100
+
+COMPILERS = {
+    "cuda": "pip install --no-deps jax-cuda12-plugin=={0} jax-cuda12-pjrt=={0} "
+    "nvidia-cuda-nvcc-cu12",
+    "tpu": "pip install 'jax[tpu]=={0}'",
+}
+
+
+def platform_of(target: str) -> str:
+    return "cuda" if target == "h100" else "tpu"
+
+
+def how_to_compile(target: str) -> str:
+    return COMPILERS[platform_of(target)].format(jax.__version__)
+
+
+def devices_of(target: str) -> list[Any]:
+    """Devices that need not be there."""
+    asked: dict[str, Any] = {"topology": "1x1x1", "target_config": H100} if target == "h100" else {}
+    try:
+        return topologies.get_topology_desc(
+            platform=platform_of(target), topology_name=target, **asked
+        ).devices
+    except (NotImplementedError, RuntimeError) as error:
+        raise SystemExit(
+            f"JAX has no compiler for {target} here ({error}). Install it, no "
+            f"accelerator needed:\n  {how_to_compile(target)}"
+        ) from None
+
+
+COLLECTIVES = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
+
+
+def exchanges(text: str, side: int) -> list[str]:
+    """Collectives of a compiled program: how many, kind, shapes and the axis of the mesh."""
+    found: Counter[str] = Counter()
+    where = ""
+    for line in text.splitlines():
+        if line.endswith("{") and not line.startswith(" "):
+            where = "" if line.startswith("ENTRY") else " in a loop"
+        exchange = re.search(rf"= (.*?) ({COLLECTIVES})(-start)?\(", line)
+        if exchange:
+            shapes = " ".join(re.findall(r"\w+\[[\d,]*\]", exchange[1]))
+            groups = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
+            members = [int(member) for member in groups[1].split(",")] if groups else []
+            # Devices are numbered along the vocabulary first.
+            axes = {side - 1: "vocabulary", side * (side - 1): "data"}
+            axis = axes.get(members[-1] - members[0]) if len(members) == side else None
+            over = axis or "other groups"
+            found[f"{exchange[2]} {shapes} over {over}{where}"] += 1
+    return [f"{count} {name}" for name, count in found.items()]
