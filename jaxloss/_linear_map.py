@@ -31,7 +31,9 @@ def transposed(
     count = len(outputs)
 
     def backward(residuals: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(apply(jax.tree.unflatten(tree, residuals[count:]), cotangents))
+        # Constants are NumPy's to JAX, and would be so to the pullback.
+        arrays = [x if isinstance(x, Array) else jnp.asarray(x) for x in residuals[count:]]
+        return tuple(apply(jax.tree.unflatten(tree, arrays), cotangents))
 
     # Not by jax.linear_transpose: JAX 0.7 transposes loops only after it has linearized them.
     def forward(residuals: Sequence[Any], directions: Sequence[Any]) -> tuple[Any, ...]:
