@@ -42,7 +42,6 @@ from bench.targets import devices_of, exchanges, how_to_compile
 Row = dict[str, Any]
 Loss = Callable[..., jax.Array]
 
-ADAPTIVE = hasattr(jaxloss, "adaptive_softmax")
 CUTOFFS = (2000, 10000)
 
 
@@ -67,6 +66,20 @@ LOSSES: dict[str, Loss] = {"plain": plain, "linear": linear, "linear, per token"
 
 def adaptive_loss(hidden: jax.Array, parameters: Any, labels: jax.Array) -> jax.Array:
     return jnp.mean(jaxloss.adaptive_softmax(hidden, parameters, labels))
+
+
+def dense_and_masked(hidden: jax.Array, parameters: Any, labels: jax.Array) -> jax.Array:
+    """The same by computing all tails for all tokens, and leaving out what is not wanted."""
+    starts, shortlist = (*parameters.cutoffs, parameters.classes), parameters.cutoffs[0]
+    cluster = sum((labels >= start).astype(jnp.int32) for start in starts[:-1])
+    own = jnp.where(cluster == 0, labels, shortlist + cluster - 1)
+    losses = jaxloss.cross_entropy(hidden @ parameters.head, own)
+    for n, (projection, kernel) in enumerate(parameters.tails):
+        inside = cluster == n + 1
+        index = jnp.where(inside, labels - starts[n], 0)
+        of_tail = jaxloss.cross_entropy(hidden @ projection @ kernel, index)
+        losses = losses + jnp.where(inside, of_tail, 0)
+    return jnp.mean(losses)
 
 
 def value_and_grad(loss: Loss) -> Callable[..., Any]:
@@ -133,10 +146,9 @@ def calls_of_torch(
         "PyTorch, chunks": linear(chunked()),
         "PyTorch, chunks of 512": linear(chunked(batch_chunk_size=512, chunking_method=None)),
     }
-    if ADAPTIVE:
-        module = torch.nn.AdaptiveLogSoftmaxWithLoss(*kernel.shape, list(CUTOFFS)).to(device)
-        parameters = list(module.parameters())
-        calls["PyTorch, adaptive"] = gradient(lambda: module(states, targets).loss, parameters)
+    module = torch.nn.AdaptiveLogSoftmaxWithLoss(*kernel.shape, list(CUTOFFS)).to(device)
+    parameters = list(module.parameters())
+    calls["PyTorch, adaptive"] = gradient(lambda: module(states, targets).loss, parameters)
     return calls
 
 
@@ -151,12 +163,14 @@ def speed(options: argparse.Namespace) -> list[Row]:
     kernel = (rng.normal(size=(features, classes)) / math.sqrt(features)).astype(np.float32)
     shares = 1 / np.arange(1, classes + 1)
     labels = rng.choice(classes, tokens, p=shares / shares.sum()).astype(np.int32)
+    best = jaxloss.optimal_cutoffs(shares, features, costs=jaxloss.measure_costs())
     arrays = jax.device_put((hidden, kernel, labels))
     programs = {name: (value_and_grad(loss), arrays) for name, loss in LOSSES.items()}
     programs["three products"] = (three_products, arrays)
-    if ADAPTIVE:
-        parameters = jaxloss.AdaptiveSoftmax.init(jax.random.key(0), features, classes, CUTOFFS)
-        programs["adaptive"] = (value_and_grad(adaptive_loss), (arrays[0], parameters, arrays[2]))
+    cutoffs = {"adaptive": CUTOFFS, "adaptive, best cutoffs": best}
+    for name, chosen in cutoffs.items():
+        parameters = jaxloss.AdaptiveSoftmax.init(jax.random.key(0), features, classes, chosen)
+        programs[name] = (value_and_grad(adaptive_loss), (arrays[0], parameters, arrays[2]))
 
     def call(program: Callable[..., Any], inputs: tuple[Any, ...]) -> Callable[[], Any]:
         compiled = jax.jit(program)
@@ -190,6 +204,7 @@ def speed(options: argparse.Namespace) -> list[Row]:
         }
         for name in calls
     ]
+    rows[-1]["note"] = f"best cutoffs, of costs measured here: {best}"
     absent = set(of_torch) - set(calls)
     return rows + [dict.fromkeys(rows[0], "") | {"of": name} for name in absent]
 
@@ -202,7 +217,15 @@ def temporaries(options: argparse.Namespace) -> list[Row]:
         row: Row = dict(zip(("tokens", "features", "classes"), size, strict=True))
         programs = {name: value_and_grad(loss) for name, loss in LOSSES.items()}
         shapes = shapes_of(*size)
-        rows.append(row | {name: megabytes(run, *shapes) for name, run in programs.items()})
+        held = {name: megabytes(run, *shapes) for name, run in programs.items()}
+        hidden, _, labels = shapes
+        parameters = jax.eval_shape(
+            lambda size=size: jaxloss.AdaptiveSoftmax.init(jax.random.key(0), *size[1:], CUTOFFS)
+        )
+        for loss in (adaptive_loss, dense_and_masked):
+            name = loss.__name__.replace("_loss", "").replace("_", " ")
+            held[name] = megabytes(value_and_grad(loss), hidden, parameters, labels)
+        rows.append(row | held)
     return rows
 
 
@@ -218,11 +241,10 @@ def training(options: argparse.Namespace) -> list[Row]:
 
     ways: dict[str, tuple[Loss, Any]] = {"full": (full, kernel), "linear": (linear, kernel)}
     note = f"{len(indices)} tokens, {classes} distinct; {options.batch} in a batch"
-    if ADAPTIVE:
-        cutoffs = jaxloss.optimal_cutoffs(counts, features)
-        first = jaxloss.AdaptiveSoftmax.init(jax.random.key(1), features, classes, cutoffs)
-        ways["adaptive"] = (adaptive_loss, first)
-        note += f"; cutoffs {cutoffs}"
+    cutoffs = jaxloss.optimal_cutoffs(counts, features)
+    first = jaxloss.AdaptiveSoftmax.init(jax.random.key(1), features, classes, cutoffs)
+    ways["adaptive"] = (adaptive_loss, first)
+    note += f"; cutoffs {cutoffs}"
     runs = corpus.train(ways, features, options.updates, options.batch)
     differences = [
         abs(a / b - 1) for a, b in zip(runs["linear"].curve, runs["full"].curve, strict=True)
@@ -255,16 +277,15 @@ def compiled(options: argparse.Namespace) -> list[Row]:
     shapes = shapes_of(tokens, features, classes, jnp.bfloat16, sharding)
     programs: dict[str, tuple[Loss, Any]] = {name: (loss, shapes) for name, loss in LOSSES.items()}
     programs["plain, float32 logits"] = (plain_float32, shapes)
-    if ADAPTIVE:
-        parameters = jax.eval_shape(
-            lambda: jaxloss.AdaptiveSoftmax.init(
-                jax.random.key(0), features, classes, CUTOFFS, dtype=jnp.bfloat16
-            )
+    parameters = jax.eval_shape(
+        lambda: jaxloss.AdaptiveSoftmax.init(
+            jax.random.key(0), features, classes, CUTOFFS, dtype=jnp.bfloat16
         )
-        placed = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), parameters
-        )
-        programs["adaptive"] = (adaptive_loss, (shapes[0], placed, shapes[2]))
+    )
+    placed = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), parameters
+    )
+    programs["adaptive"] = (adaptive_loss, (shapes[0], placed, shapes[2]))
     kernel_gradient = 4 * features * classes / 1e6
     rows = []
     for name, (loss, inputs) in track(programs.items(), "compiling", transient=True):
