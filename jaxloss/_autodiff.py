@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._linear_map import transposed
@@ -32,7 +30,8 @@ class custom_vjp:  # noqa: N801  (stands where `jax.custom_vjp` would)
 
     Args:
         function: the primal function, of arrays or pytrees of arrays, and of static arguments,
-            these last, to an array or a pytree of arrays.
+            these last, to a floating array or a pytree of
+            them.
         static: how many of the last arguments are static (hashable Python values). As in
             `jax.custom_vjp`, `fwd` takes them in place and `bwd` takes them first.
         loops: whether `bwd` computes in a loop what its products multiply. Transposed twice, JAX
@@ -120,13 +119,6 @@ def _pushforward(function: Callable[..., Any], loops: bool, *args: Any) -> tuple
 
     output, pullback = jax.vjp(restricted, *(leaves[n] for n in active))
     directions = [directions[n] for n in active]
-    outputs, results = jax.tree.flatten(output)
-    zeros = [np.zeros(array.shape, jax.dtypes.float0) for array in outputs]
-    smooth = [n for n, array in enumerate(outputs) if jnp.issubdtype(array.dtype, jnp.inexact)]
-
-    def of_smooth(pullback: Callable[..., Any], cotangents: Sequence[Any]) -> Any:
-        cotangents = _replaced(zeros, smooth, cotangents)
-        return pullback(jax.tree.unflatten(results, cotangents))
 
     # Under reverse mode the pushforward is partially evaluated and transposed back. The checkpoint
     # makes the pullback's own residuals all that is stored; without CSE barriers the compiled
@@ -134,15 +126,12 @@ def _pushforward(function: Callable[..., Any], loops: bool, *args: Any) -> tuple
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def pushforward(pullback: Callable[..., Any], *directions: Any) -> Any:
         # The type, not a bare shape: in shard_map it says over which mesh axes the output varies.
-        types = [jax.typeof(outputs[n]) for n in smooth]
-        pullback = functools.partial(of_smooth, pullback)
+        types = jax.tree.map(jax.typeof, output)
         return jax.linear_transpose(pullback, types)(directions)[0]
 
     if loops:
-        changes = transposed(of_smooth, pullback, [outputs[n] for n in smooth], directions)
-    else:
-        changes = pushforward(pullback, *directions)
-    return output, jax.tree.unflatten(results, _replaced(zeros, smooth, changes))
+        return output, transposed(pullback, output, directions)
+    return output, pushforward(pullback, *directions)
 
 
 def _replaced(items: Sequence[Any], places: Sequence[int], values: Sequence[Any]) -> list[Any]:

@@ -198,7 +198,6 @@ def _statistics_bwd(
     layout: Layout, residuals: tuple[Any, ...], cotangents: Statistics
 ) -> tuple[Array, None, Layer]:
     hidden, labels, layer, found, rows = residuals
-    cotangents = cotangents._replace(argmax=None)
 
     @_recomputed
     def step(sums: Layer, tokens: tuple[Any, ...]) -> tuple[Layer, Array]:
@@ -361,7 +360,14 @@ def linear_statistics(
         block_size=block_size,
         axis_name=axis_name,
     )
-    layout = given.layout._replace(entropy=True, argmax=True)
+    layout, dtype = given.layout._replace(entropy=True, argmax=True), _check.wide(given.hidden)
+    most = 2 ** (jnp.finfo(dtype).nmant + 1)
+    if (classes := count_classes(given.layer, layout)) > most:
+        raise ValueError(
+            f"linear_statistics: kernel must have at most {most} classes, whose numbers "
+            f"{jnp.dtype(dtype)} holds, got {classes}."
+        )
     found = statistics(given.hidden, given.labels, given.layer, layout)
     shown: Any = jax.tree.map(lambda values: values.reshape(jnp.shape(labels)), found)
-    return TokenStatistics(shown.log_probs, shown.logsumexp, shown.entropy, shown.argmax)
+    argmax = shown.argmax.astype(jnp.int32)
+    return TokenStatistics(shown.log_probs, shown.logsumexp, shown.entropy, argmax)

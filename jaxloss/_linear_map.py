@@ -17,23 +17,20 @@ from jax.interpreters import ad, batching, mlir
 # transpose of the other.
 
 
-def transposed(
-    apply: Callable[..., Any],
-    pullback: Callable[..., Any],
-    outputs: Sequence[Array],
-    directions: Sequence[Any],
-) -> Sequence[Any]:
+def transposed(pullback: Callable[..., Any], output: Any, directions: Sequence[Any]) -> Any:
     """A pullback's transpose along the directions; the transpose of that is the pullback itself.
 
-    `outputs` are what the pullback is of, and `apply(pullback, cotangents)` is its value.
+    `output`, an array or a pytree of arrays, is what the pullback is of.
     """
     leaves, tree = jax.tree.flatten(pullback)
+    outputs, results = jax.tree.flatten(output)
     count = len(outputs)
 
     def backward(residuals: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, ...]:
         # Constants are NumPy's to JAX, and would be so to the pullback.
         arrays = [x if isinstance(x, Array) else jnp.asarray(x) for x in residuals[count:]]
-        return tuple(apply(jax.tree.unflatten(tree, arrays), cotangents))
+        of_outputs = jax.tree.unflatten(results, cotangents)
+        return tuple(jax.tree.unflatten(tree, arrays)(of_outputs))
 
     # Not by jax.linear_transpose: JAX 0.7 transposes loops only after it has linearized them.
     def forward(residuals: Sequence[Any], directions: Sequence[Any]) -> tuple[Any, ...]:
@@ -41,8 +38,9 @@ def transposed(
         return tuple(transpose(tuple(directions))[0])
 
     # Any outputs would do: what is linear has one derivative everywhere. These have the right type.
-    points = [jnp.zeros_like(output) for output in outputs]
-    return _apply([*points, *leaves], directions, forward, backward)
+    points = [jnp.zeros_like(array) for array in outputs]
+    along = _apply([*points, *leaves], directions, forward, backward)
+    return jax.tree.unflatten(results, along)
 
 
 def _apply(

@@ -197,7 +197,8 @@ def block(
             first = jax.lax.pmin(first, layout.axis_name)
         label = _check.valid_index(labels, count_classes(layer, layout))[0][:, None]
         first = jnp.where((score == maximum) & valid, jnp.minimum(first, label), first)
-        argmax = jnp.where(first == nowhere, -1, first)  # of a row with a NaN
+        # Derivatives take floating outputs; -1 is of a row with a NaN.
+        argmax = jnp.where(first == nowhere, -1, first).astype(logits.dtype)
 
     log_probs = -((maximum - score) + log_normaliser)
     found = Statistics(log_probs, maximum + log_normaliser, mixed, entropy, argmax)

@@ -435,6 +435,13 @@ def test_the_likeliest_class_is_the_first_of_several():
         np.testing.assert_array_equal(found.argmax, [1, 0, -1])
 
 
+def test_the_likeliest_of_more_classes_than_float32_numbers_is_refused():
+    shapes = ((1, 1), jnp.float32), ((1, 2**24 + 1), jnp.float32), ((1,), jnp.int32)
+    arrays = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+    with pytest.raises(ValueError, match="kernel must have at most 16777216 classes"):
+        jax.eval_shape(linear_statistics, *arrays)
+
+
 def test_statistics_of_sharded_classes(rng, x64):
     mesh = Mesh(np.array(jax.devices()[:4]), ("classes",))
     hidden, kernel = (jnp.asarray(rng.normal(size=shape)) for shape in ((6, 3), (3, 8)))
