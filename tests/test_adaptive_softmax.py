@@ -114,7 +114,9 @@ def compiled(function, **options):
     return lambda *inputs: run(*jax.tree.map(jnp.asarray, inputs))
 
 
-@pytest.mark.parametrize("size", [1, 3, None])
+@pytest.mark.parametrize(
+    "size", [3, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (1, None))]
+)
 def test_any_labels_in_any_blocks(size, rng, x64):
     parameters = model(rng)
     for labels in LABELLED.values():
@@ -126,7 +128,11 @@ def test_any_labels_in_any_blocks(size, rng, x64):
         chex.assert_trees_all_close(actual, expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("cutoffs", [(1,), (13,), (2, 3, 7)], ids=str)
+@pytest.mark.parametrize(
+    "cutoffs",
+    [(2, 3, 7), *(pytest.param(c, marks=pytest.mark.exhaustive) for c in ((1,), (13,)))],
+    ids=str,
+)
 def test_any_clusters(cutoffs, rng, x64):
     shapes = AdaptiveSoftmax.init(jax.random.key(1), 6, 14, cutoffs, div_value=1.5)
     parameters = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), shapes)
@@ -136,6 +142,7 @@ def test_any_clusters(cutoffs, rng, x64):
     chex.assert_trees_all_close(actual, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.exhaustive
 def test_log_probs_and_predictions(rng, x64):
     parameters, hidden = model(rng), vectors(rng, 50)
     log_probs = jax.jit(AdaptiveSoftmax.log_probs)(parameters, hidden)
@@ -167,6 +174,7 @@ def test_a_bad_label_is_nan_and_no_other(rng):
         np.testing.assert_allclose(gradient[others], good_gradient[others], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_labels_of_any_integer_dtype(rng):
     parameters = AdaptiveSoftmax.init(jax.random.key(0), FEATURES, 300, (100, 200), div_value=2)
     hidden = vectors(rng, 3, dtype=np.float32)

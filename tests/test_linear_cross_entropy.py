@@ -393,8 +393,11 @@ def test_a_sharded_vocabulary(rng, x64, mesh_shape):
 
             @jax.jit
             def run(arrays, labels):
-                curvature = jax.jvp(lambda a: gradient(a, labels), (arrays,), (arrays,))[1]
-                return function(arrays, labels), gradient(arrays, labels), curvature
+                derivatives = [function(arrays, labels), gradient(arrays, labels)]
+                if mesh_shape == (1, 8):  # among the exhaustive tests
+                    curvature = jax.jvp(lambda a: gradient(a, labels), (arrays,), (arrays,))[1]
+                    derivatives.append(curvature)
+                return derivatives
 
             return run(arrays, labels)
 
