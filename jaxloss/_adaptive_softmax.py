@@ -226,8 +226,8 @@ def adaptive_softmax(
             waste less on a tail's last one, larger ones read and write its kernel less often.
 
     Returns:
-        One loss per token, in nats; float32, or float64 if any input is. Products of half precision
-        are summed in float32.
+        One loss per token, in nats; float32, or float64 if any input is. Products of bfloat16 are
+        summed in float32, and those of float16 taken in it.
 
     Raises:
         TypeError: `hidden` or a parameter is not real, `parameters` are not an `AdaptiveSoftmax`,
@@ -328,8 +328,9 @@ def _agreeing(function: str, hidden: ArrayLike, parameters: Any) -> tuple[Array,
             f"{function}: hidden must have the shape (*tokens, features) with the {head[0]} "
             f"features of parameters.head {head}, got {shapes['hidden']}."
         )
-    dtypes = {array.dtype for array in arrays.values()}
-    dtype = dtypes.pop() if len(dtypes) == 1 else _check.wide(*arrays.values())
+    # Entries of a gradient are smaller than float16 can hold.
+    narrow = all(array.dtype == jnp.bfloat16 for array in arrays.values())
+    dtype = jnp.bfloat16 if narrow else _check.wide(*arrays.values())
     vectors, kernel_of_head, *others = (array.astype(dtype) for array in arrays.values())
     tails = tuple((others[2 * n], others[2 * n + 1]) for n in range(clusters))
     bias = others[-1] if parameters.bias is not None else None

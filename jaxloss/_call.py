@@ -18,6 +18,7 @@ from jaxloss._combined import (
     Combined,
     Loss,
     compares,
+    crosses_checked,
     inside,
     labels_of,
     option,
@@ -77,6 +78,8 @@ def _finished(
     """What a loss gives that reduces as it goes, where all of its losses are to be reduced."""
     traits, reduction = traits_of(loss), call.reduction
     if traits is None or traits.total is None or reduction is None or reduction.axis is not None:
+        return None
+    if crosses_checked(loss):  # What it does is for its own call to do.
         return None
     losses = jax.eval_shape(functools.partial(loss, **call.options), *call.arrays)
     ones = jnp.ones(losses.shape, losses.dtype)
@@ -138,7 +141,7 @@ def _refuse_other_classes(loss: Loss, call: Call, labels: Array) -> None:
     if len(weights) != classes:
         raise ValueError(
             f"{call.function}: class_weights must have one weight for each of the {classes} "
-            f"classes of an input of shape {jnp.shape(scores)}, got {weights.shape}."
+            f"classes, got {weights.shape}."
         )
 
 
@@ -166,7 +169,7 @@ def _masked(loss: Loss, call: Call, keyword: str, where: Array) -> tuple[Any, ..
         if name in call.options and needed and name not in shared_names:
             raise TypeError(
                 f"{call.function}: {name} must be passed by position, got it as a keyword, where a "
-                f"mask would not reach it."
+                f"mask would not reach it; pass what stands before it by position too."
             )
     axes, shared = reduced_axes(loss, call.options), shared_positions(loss)
     places = itertools.count()

@@ -14,8 +14,8 @@ from jax import Array
 from jaxloss import _check
 from jaxloss._autodiff import custom_vjp
 from jaxloss._softmax import (
-    _log_softmax_at_bwd as log_softmax_at_bwd,
-    _log_softmax_at_fwd as log_softmax_at_fwd,
+    log_softmax_at_bwd,
+    log_softmax_at_fwd,
 )
 
 Tail = tuple[Array, Array]

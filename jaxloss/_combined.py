@@ -160,6 +160,18 @@ def inside(loss: Any) -> tuple[Any, dict[str, Any]]:
             return loss, bound
 
 
+def crosses_checked(loss: Loss) -> bool:
+    """Whether something `checked` is around what `inside` finds."""
+    while not isinstance(loss, _checked.Checked):
+        if isinstance(loss, functools.partial):
+            loss = loss.func
+        elif isinstance(loss, jax.stages.Wrapped):
+            loss = loss.__wrapped__  # type: ignore[attr-defined]
+        else:
+            return False
+    return True
+
+
 def refuse_no_loss(name: str, loss: Any) -> None:
     """Raise unless it is a loss, and one that has not reduced its batch."""
     if not callable(loss):
@@ -236,7 +248,14 @@ def shared_positions(loss: Loss) -> frozenset[int]:
     if isinstance(inner, Combined):
         return frozenset[int]().union(*map(shared_positions, inner.losses))
     traits = traits_of(inner)
-    return frozenset() if traits is None else _positions(inner, traits.shared)
+    if traits is None:
+        return frozenset()
+    if isinstance(loss, functools.partial) and loss.args:
+        raise TypeError(
+            f"{name_of(loss)}: functools.partial must bind keywords only, got "
+            f"{len(loss.args)} positional arguments, which move the others' places; write a lambda."
+        )
+    return _positions(inner, traits.shared)
 
 
 def labels_of(loss: Loss, call: Call) -> Any:
@@ -247,7 +266,8 @@ def labels_of(loss: Loss, call: Call) -> Any:
     if len(call.arrays) <= place:
         raise TypeError(
             f"{call.function}: the labels must be the {('second', 'third')[place - 1]} positional "
-            f"argument, got {len(call.arrays)} positional arguments; pass them by position."
+            f"argument, got {len(call.arrays)} positional arguments; pass them by position, and "
+            f"what stands before them."
         )
     return call.arrays[place]
 

@@ -75,7 +75,8 @@ def optimal_cutoffs(
     Raises:
         TypeError: `counts` are not real, or a size is not an integer.
         ValueError: `counts` do not decrease, are negative, not finite or all 0, or of fewer than
-            two classes; or there are no such clusters, for want of classes or features.
+            two classes; `tokens` is less than 1, or `div_value` not positive; or there are no such
+            clusters, for want of classes or features.
 
     Example:
         >>> import jaxloss
@@ -93,6 +94,10 @@ def optimal_cutoffs(
     features = _check.integer(function, "features", features)
     tokens = _check.integer(function, "tokens", tokens)
     classes = len(shares)
+    if tokens < 1:
+        raise ValueError(f"{function}: tokens must be at least 1, got {tokens}.")
+    if not div_value > 0:
+        raise ValueError(f"{function}: div_value must be positive, got {div_value}.")
     if clusters is None:
         numbers = [
             n

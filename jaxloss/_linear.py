@@ -90,8 +90,8 @@ def inputs(
         )
     # Entries of a gradient are smaller than float16 can hold.
     both_bfloat16 = hidden.dtype == kernel.dtype == jnp.bfloat16
-    dtype = jnp.bfloat16 if both_bfloat16 else _check.wide(hidden, kernel)
     wide = _check.wide(hidden, kernel)
+    dtype = jnp.bfloat16 if both_bfloat16 else wide
     layer = Layer(kernel.astype(dtype))
     classes = kernel.shape[class_axis]
     if bias is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import jax
@@ -52,7 +53,8 @@ def linear_cross_entropy(
     features, if that is more: each block reads and writes the kernel's gradient once.
 
     With `axis_name`, in `shard_map`, each device has its own classes, all in order: `kernel`,
-    `bias` and `class_weights` are its own, `labels` those of all. For each block the devices
+    `bias` and `class_weights` are its own (or the weights are those of all, as `class_weighted`
+    gives them), `labels` those of all. For each block the devices
     exchange a maximum and two sums of a number for each token.
 
     Args:
@@ -112,14 +114,14 @@ def _inputs(
     kernel: ArrayLike,
     labels: ArrayLike,
     *,
-    label_smoothing: ArrayLike = 0.0,
-    class_weights: ArrayLike | None = None,
-    z_loss: ArrayLike = 0.0,
-    bias: ArrayLike | None = None,
-    logit_cap: ArrayLike | None = None,
-    class_axis: int = -1,
-    block_size: int | None = None,
-    axis_name: AxisName = None,
+    label_smoothing: ArrayLike,
+    class_weights: ArrayLike | None,
+    z_loss: ArrayLike,
+    bias: ArrayLike | None,
+    logit_cap: ArrayLike | None,
+    class_axis: int,
+    block_size: int | None,
+    axis_name: AxisName,
 ) -> tuple[_linear.Inputs, _linear.Terms]:
     """What was given, checked, and what each token's statistics weigh in its loss."""
     function = "linear_cross_entropy"
@@ -141,8 +143,7 @@ def _inputs(
     smooth = not _options.is_zero(label_smoothing)
     terms = _linear.Terms(jnp.ones(given.labels.shape, dtype))
     if class_weights is not None:
-        scores = jnp.zeros((0, given.layer.kernel.shape[given.layout.class_axis]), dtype)
-        weights = _options.class_weights(function, class_weights, 1, logits=scores)[0]
+        weights = _own_class_weights(function, class_weights, given)
         terms = terms._replace(nll=of_label(weights, given.labels, given.layer, given.layout))
         if smooth:
             mixture = weights / count_classes(given.layer, given.layout)
@@ -157,11 +158,28 @@ def _inputs(
     return given, terms
 
 
+def _own_class_weights(function: str, weights: ArrayLike, given: _linear.Inputs) -> Array:
+    """One for each class here; a combinator gives those of all devices' classes."""
+    array = _options.bounded(function, "class_weights", weights, minimum=0.0)
+    kernel, axis, name = given.layer.kernel, given.layout.class_axis, given.layout.axis_name
+    classes = kernel.shape[axis]
+    if name is not None and array.shape == (count_classes(given.layer, given.layout),):
+        array = jax.lax.dynamic_slice(array, (jax.lax.axis_index(name) * classes,), (classes,))
+    if array.shape != (classes,):
+        raise ValueError(
+            f"{function}: class_weights must have one weight for each of the {classes} classes of "
+            f"kernel {kernel.shape}, got {array.shape}."
+        )
+    return array.astype(_check.wide(given.hidden))
+
+
 def _total(token_weights: Array, *arrays: ArrayLike, **options: Any) -> Array:
     """Sum of the losses times their weights, with its gradient computed on the way."""
-    given, terms = _inputs(*arrays, **options)
+    call = inspect.signature(linear_cross_entropy).bind(*arrays, **options)
+    call.apply_defaults()
+    given, terms = _inputs(*call.args, **call.kwargs)
     weights = token_weights.reshape(-1).astype(terms.nll.dtype)
-    weighed = jax.tree.map(lambda term: jnp.where(weights == 0, 0, weights * term), terms)
+    weighed = jax.tree.map(lambda term: weights * term, terms)
     return _linear.total(given.hidden, given.labels, given.layer, weighed, given.layout)
 
 

@@ -95,12 +95,10 @@ def _capped(scores: Array, cap: Array | None) -> Array:
     return jnp.where(jnp.isneginf(scores), scores, cap * jnp.tanh(scores / cap))
 
 
-def _slope(logits: Array, cap: Array | None) -> Array | float:
-    """d logit / d score, 1 - t^2 with t = logit / cap = tanh(score / cap); 0 at -inf."""
-    if cap is None:
-        return 1.0
-    ratio = jnp.maximum(logits, -cap) / cap
-    return (1 - ratio) * (1 + ratio)
+def _slope(scores: Array, cap: Array) -> Array:
+    """d logit / d score = 1 - tanh(score / cap)^2, which does not cancel so; 0 at -inf."""
+    exponential = jnp.exp(-2 * jnp.abs(scores / cap))
+    return 4 * exponential / jnp.square(1 + exponential)
 
 
 def _summed(sums: Array, layout: Layout) -> Array:
@@ -132,10 +130,9 @@ def _columns(labels: Array, layer: Layer, layout: Layout) -> tuple[Array, Array]
 
 
 def of_label(vector: Array, labels: Array, layer: Layer, layout: Layout) -> Array:
-    """The entry of each label's class, NaN where it is none."""
-    columns, valid = _columns(labels, layer, layout)
-    entries = _summed(jnp.take(vector, columns, mode="fill", fill_value=0), layout)
-    return jnp.where(valid, entries, jnp.nan)
+    """The entry of each label's class, 0 where it is none."""
+    columns, _ = _columns(labels, layer, layout)
+    return _summed(jnp.take(vector, columns, mode="fill", fill_value=0), layout)
 
 
 def _put(block: Array, columns: Array, values: Array) -> Array:
@@ -231,7 +228,7 @@ def _entropy(
     exponentials: Array, shifted: Array, exponential: Array, shifted_score: Array, layout: Layout
 ) -> Array:
     def sums(exponentials: Array, shifted: Array) -> tuple[Array, Array, Array]:
-        below = jnp.sign(-shifted)
+        below = (shifted < 0).astype(shifted.dtype)
         distance = jnp.where(exponentials == 0, 0, -shifted)
         return exponentials * below, exponentials * (1 - below), exponentials * distance
 
@@ -300,23 +297,23 @@ def to_inputs(
     """The layer's gradient with a block's added to it, and that of the block's hidden states."""
     columns, _ = _columns(labels, layer, layout)
     to_logits, at_label = _to_logits(labels, known, cotangents, layer, layout)
-    to_scores = _put(
-        to_logits * _slope(known.others, layer.cap),
-        columns,
-        at_label * _slope(known.rows.score, layer.cap),
-    )
+    to_logits = _put(to_logits, columns, at_label)
+    slope = None if layer.cap is None else _slope(known.scores, layer.cap)
+    to_scores = to_logits if slope is None else to_logits * slope
     to_products = to_scores.astype(hidden.dtype)
     to_hidden = _product(to_products, layer.kernel, 1, layout.class_axis)
     to_bias = to_cap = to_mixture = None
     if layer.bias is not None:
         to_bias = jnp.sum(to_scores, 0)
-    if layer.cap is not None:
+    if layer.cap is not None and slope is not None:
         # d logit / d cap = t - (score / cap) (1 - t^2)
-        of_scores = known.scores / layer.cap * _slope(known.logits, layer.cap)
-        to_cap = _put(to_logits, columns, at_label) * (known.logits / layer.cap - of_scores)
+        to_cap = to_logits * (known.logits - known.scores * slope) / layer.cap
         to_cap = jnp.sum(jnp.where(jnp.isneginf(known.scores), 0, to_cap))
     if layer.mixture is not None and cotangents.mixed is not None:
         log_probs = known.logits - known.found.logsumexp[:, None]
+        # What is 0 times -inf in the value has no slope.
+        dropped = (layer.mixture[None] == 0) & jnp.isneginf(log_probs)
+        log_probs = jnp.where(dropped, 0, log_probs)
         to_mixture = _product(cotangents.mixed, log_probs, 0, 0)
     others = jax.tree.map(jnp.add, sums[1:], (to_bias, to_cap, to_mixture))
     to_kernel = _accumulated(sums.kernel, hidden, to_products, layout.class_axis)

@@ -320,14 +320,14 @@ def log_softmax_at(
 
 @functools.partial(custom_vjp, static=1)
 def _log_softmax_at(logits: Array, labels: Array, axis: int) -> Array:
-    return _log_softmax_at_fwd(logits, labels, axis)[0]
+    return log_softmax_at_fwd(logits, labels, axis)[0]
 
 
 # d log p_k / dz_j = [j = k] - p_j: at the label 1 - e_k / (T_k + e_k) = T_k / (T_k + e_k),
 # elsewhere -e_j / (T_k + e_k). T_k of a bad label is NaN, and all of the row with it.
 
 
-def _log_softmax_at_fwd(logits: Array, labels: Array, axis: int) -> tuple[Array, tuple[Array, ...]]:
+def log_softmax_at_fwd(logits: Array, labels: Array, axis: int) -> tuple[Array, tuple[Array, ...]]:
     scores = logits.astype(_check.wide(logits))
     index, valid = _check.valid_index(jnp.expand_dims(labels, axis), scores.shape[axis])
     maximum = _maximum(scores, axis)
@@ -341,7 +341,7 @@ def _log_softmax_at_fwd(logits: Array, labels: Array, axis: int) -> tuple[Array,
     return jnp.squeeze(value, axis), (logits, index, maximum, exponential, rest)
 
 
-def _log_softmax_at_bwd(
+def log_softmax_at_bwd(
     axis: int, residuals: tuple[Array, ...], cotangent: Array
 ) -> tuple[Array, None]:
     logits, index, maximum, exponential, rest = residuals
@@ -352,4 +352,4 @@ def _log_softmax_at_bwd(
     return gradient.astype(logits.dtype), None
 
 
-_log_softmax_at.defvjp(_log_softmax_at_fwd, _log_softmax_at_bwd)
+_log_softmax_at.defvjp(log_softmax_at_fwd, log_softmax_at_bwd)

@@ -312,6 +312,20 @@ def test_gradients_of_half_precision_kernels_are_summed_in_float32():
     np.testing.assert_array_equal(gradient.tails[0][1].astype(np.float32), [[-2048, 2048]])
 
 
+def test_float16_does_not_underflow(rng):
+    """The gradient of a mean over many tokens, in entries that float16 could not hold."""
+    parameters = AdaptiveSoftmax.init(
+        jax.random.key(0), FEATURES, 4000, (100, 500), div_value=1.5, dtype=jnp.float16
+    )
+    hidden = vectors(rng, 2048, dtype=np.float16)
+    labels = jnp.asarray(rng.integers(0, 4000, 2048), jnp.int32)
+    run = jax.jit(jax.grad(lambda h, p: jnp.mean(adaptive_softmax(h, p, labels)), (0, 1)))
+    exact = run(*jax.tree.map(lambda a: a.astype(jnp.float32), (hidden, parameters)))
+    for ours, wide in zip(*map(jax.tree.leaves, (run(hidden, parameters), exact)), strict=True):
+        assert ours.dtype == jnp.float16
+        np.testing.assert_allclose(ours.astype(jnp.float32), wide, rtol=6e-4, atol=4e-8)
+
+
 def test_parameters_of_another_dtype_are_widened(rng):
     parameters, hidden = model(rng, np.float32), vectors(rng, LABELS.size, dtype=jnp.bfloat16)
     losses, (to_hidden, to_parameters) = compiled(adaptive_softmax)(hidden, parameters, LABELS)

@@ -85,6 +85,14 @@ def test_measured_costs_are_costs():
 
 
 BAD_CALLS = {
+    "optimal_cutoffs: tokens must be at least 1, got 0": (
+        ValueError,
+        lambda: optimal_cutoffs([2.0, 1.0], 8, tokens=0),
+    ),
+    "optimal_cutoffs: div_value must be positive, got 0": (
+        ValueError,
+        lambda: optimal_cutoffs([2.0, 1.0], 8, div_value=0),
+    ),
     "optimal_cutoffs: counts must decrease, the most frequent class first, got 1 and then 2 at "
     "index 1; sort them, order = np.argsort(-counts)": (
         ValueError,
@@ -118,10 +126,6 @@ BAD_CALLS = {
     "optimal_cutoffs: each cluster must have a feature at least": (
         ValueError,
         lambda: optimal_cutoffs([3.0, 2.0, 1.0], 8, clusters=2),
-    ),
-    "optimal_cutoffs: div_value must be positive, got 0": (
-        ValueError,
-        lambda: optimal_cutoffs([2.0, 1.0], 8, clusters=1, div_value=0),
     ),
     "measure_costs: tokens must be at least 1, got 0": (
         ValueError,

@@ -460,7 +460,7 @@ OPTIONS = [
         "linear_cross_entropy",
         "class_weights",
         PAIR,
-        "must have one weight for each class of logits (0, 5) along axis 1, (5,), got (2,)",
+        "must have one weight for each of the 5 classes of kernel (4, 5), got (2,)",
     ),
     ("linear_cross_entropy", "z_loss", -1, AT_LEAST_0),
     ("linear_cross_entropy", "logit_cap", 0, ABOVE_0),
