@@ -124,24 +124,20 @@ def _with_class_weights(loss: Loss, call: Call) -> tuple[Call, Array | None]:
 
 
 def _refuse_other_classes(loss: Loss, call: Call, labels: Array) -> None:
-    """Raise where the scores have another number of classes than there are weights."""
+    """Raise where there is another number of classes than there are weights."""
     scores, weights, traits = call.arrays[0], call.class_weights, traits_of(loss)
-    if weights is None:
-        return
+    axes, place = reduced_axes(loss, call.options), ""
     if traits is not None:
         _, bound = inside(loss)
         classes = traits.classes(*call.arrays, **{**bound, **call.options})
+    elif len(axes) == 1 and jnp.ndim(scores) == labels.ndim + 1:
+        classes, place = jnp.shape(scores)[axes[0]], f" of an input of shape {jnp.shape(scores)}"
     else:
-        axes = reduced_axes(loss, call.options)
-        if len(axes) != 1 or jnp.ndim(scores) != labels.ndim + 1:
-            return
-        classes = jnp.shape(scores)[axes[0]]
-    if classes is None:
-        return
-    if len(weights) != classes:
+        classes = None
+    if weights is not None and classes is not None and len(weights) != classes:
         raise ValueError(
             f"{call.function}: class_weights must have one weight for each of the {classes} "
-            f"classes, got {weights.shape}."
+            f"classes{place}, got {weights.shape}."
         )
 
 

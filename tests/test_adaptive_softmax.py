@@ -128,6 +128,7 @@ def test_any_labels_in_any_blocks(size, rng, x64):
         chex.assert_trees_all_close(actual, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "cutoffs",
     [(2, 3, 7), *(pytest.param(c, marks=pytest.mark.exhaustive) for c in ((1,), (13,)))],
@@ -192,6 +193,7 @@ def test_labels_of_any_integer_dtype(rng):
     assert np.isnan(wide).all()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("ahead", [3, 20, 80])
 def test_a_confident_token_keeps_its_small_loss(ahead, rng):
     """Both of the cluster and of the class within it, in value and gradient."""
@@ -218,6 +220,7 @@ def test_a_confident_token_keeps_its_small_loss(ahead, rng):
     assert parameters.cutoffs == (4,)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("cotangent", [1.0, np.nan])
 def test_tokens_of_other_clusters_leave_a_tail_alone(cotangent, rng):
     """A tail's last block has some: their row statistics are of other scores, their losses NaN."""
@@ -240,6 +243,7 @@ def test_tokens_of_other_clusters_leave_a_tail_alone(cotangent, rng):
     chex.assert_trees_all_close(together, alone, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_any_batch(rng):
     parameters, hidden = model(rng, np.float32), vectors(rng, 2, 3, 4, dtype=np.float32)
     labels = rng.integers(0, CLASSES, (2, 3, 4))
@@ -280,6 +284,7 @@ def test_no_tokens(size, rng):
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradients))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=lambda d: d.__name__)
 def test_half_precision_is_computed_in_float32(dtype, rng):
     parameters, hidden = model(rng, dtype), vectors(rng, LABELS.size, dtype=dtype)
@@ -297,6 +302,7 @@ def test_half_precision_is_computed_in_float32(dtype, rng):
         assert error < 4 * precision * np.abs(of_wide).max()
 
 
+@pytest.mark.exhaustive
 def test_gradients_of_half_precision_kernels_are_summed_in_float32():
     """Of 4096 blocks of one token: bfloat16 would stop counting at 256."""
     ones = jnp.ones((1, 1), jnp.bfloat16)
@@ -312,6 +318,7 @@ def test_gradients_of_half_precision_kernels_are_summed_in_float32():
     np.testing.assert_array_equal(gradient.tails[0][1].astype(np.float32), [[-2048, 2048]])
 
 
+@pytest.mark.exhaustive
 def test_float16_does_not_underflow(rng):
     """The gradient of a mean over many tokens, in entries that float16 could not hold."""
     parameters = AdaptiveSoftmax.init(
@@ -326,6 +333,7 @@ def test_float16_does_not_underflow(rng):
         np.testing.assert_allclose(ours.astype(jnp.float32), wide, rtol=6e-4, atol=4e-8)
 
 
+@pytest.mark.exhaustive
 def test_parameters_of_another_dtype_are_widened(rng):
     parameters, hidden = model(rng, np.float32), vectors(rng, LABELS.size, dtype=jnp.bfloat16)
     losses, (to_hidden, to_parameters) = compiled(adaptive_softmax)(hidden, parameters, LABELS)
@@ -383,6 +391,7 @@ def test_scores_of_one_block_are_held_and_no_more():
     assert held < scores_of_head + block + 4 * 4 * tokens * 64
 
 
+@pytest.mark.exhaustive
 def test_deriving_forward_mode_costs_reverse_mode_nothing(monkeypatch):
     """The compiled value and gradient are those of the bare jax.custom_vjp."""
     ours = of_shapes(1024)
@@ -403,6 +412,7 @@ def test_no_kernel_is_copied_at_every_block():
         assert not re.search(rf"= f32\[{shape}\]\S* copy\(", text)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("mean", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 def test_it_shards_over_tokens(mean, rng):
     """Tokens over eight devices, the parameters on each."""
@@ -432,6 +442,7 @@ def test_it_shards_over_tokens(mean, rng):
     chex.assert_trees_all_close(derivatives(sharded), derivatives(whole), rtol=2e-4, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_it_exports_to_every_platform(rng):
     parameters, hidden = model(rng, np.float32), vectors(rng, LABELS.size, dtype=np.float32)
 

@@ -167,6 +167,7 @@ def test_a_nan_in_any_argument_is_named_and_good_input_is_not(case, rng):
             run(*bad)
 
 
+@pytest.mark.exhaustive
 def test_what_is_left_out_is_not_looked_at():
     """A mask, an ignored label, a weight of 0; in steps and sums too. What is left in, is."""
     where = jnp.array([True, True, False, False])

@@ -267,6 +267,7 @@ def test_second_derivatives(certain, rng, x64):
             np.testing.assert_allclose(ours_of, plain_of, **CLOSE, err_msg=name)
 
 
+@pytest.mark.exhaustive
 def test_any_batch(rng):
     logits, labels = sample(rng), jnp.asarray(PAIRS)
     long, many = jnp.asarray(rng.normal(size=(32, CLASSES))), jnp.arange(20) % 2 + 1

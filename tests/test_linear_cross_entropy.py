@@ -237,6 +237,7 @@ def test_steps_share_the_kernel(inputs):
     chex.assert_trees_all_close((value, slope), (expected[0], expected[1][1]), **CLOSE)
 
 
+@pytest.mark.exhaustive
 def test_what_gives_the_losses_themselves_is_not_reduced(inputs):
     """A combinator without a reduction, and a mean over some axes, keep a loss for each token."""
     inputs, labels = inputs
@@ -304,6 +305,7 @@ def test_the_default_block():
     assert default_block_size(0, 16, 50) == 1
 
 
+@pytest.mark.exhaustive
 def test_bfloat16_is_summed_in_float32(rng):
     """The kernel's gradient is no worse for many blocks than for one."""
     hidden = jnp.asarray(rng.normal(size=(1024, 8)), jnp.bfloat16)
@@ -327,6 +329,7 @@ def test_bfloat16_is_summed_in_float32(rng):
     assert of_many <= 1.25 * of_one
 
 
+@pytest.mark.exhaustive
 def test_float16_does_not_underflow(rng):
     """A mean's gradient at 2^-14 of a small probability is more than float16's products hold."""
     hidden = jnp.asarray(rng.normal(size=(256, 4)), jnp.float16)
@@ -443,6 +446,7 @@ def test_statistics_keep_their_tails():
             np.testing.assert_allclose(found.logsumexp[n], ahead, rtol=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_the_likeliest_class_is_the_first_of_several():
     kernel = jnp.array([[1.0, 3.0, 3.0, 0.0], [2.0, 0.0, 0.0, 2.0]])
     hidden = jnp.array([[1.0, 0.0], [0.0, 1.0], [jnp.nan, 0.0]])
@@ -458,6 +462,7 @@ def test_the_likeliest_of_more_classes_than_float32_numbers_is_refused():
         jax.eval_shape(linear_statistics, *arrays)
 
 
+@pytest.mark.exhaustive
 def test_statistics_of_sharded_classes(rng, x64):
     mesh = Mesh(np.array(jax.devices()[:4]), ("classes",))
     hidden, kernel = (jnp.asarray(rng.normal(size=shape)) for shape in ((6, 3), (3, 8)))
@@ -477,6 +482,7 @@ def test_statistics_of_sharded_classes(rng, x64):
     chex.assert_trees_all_close(*(g(hidden, kernel) for g in gradients), **CLOSE)
 
 
+@pytest.mark.exhaustive
 def test_a_bias_of_minus_infinity_takes_a_class_out(inputs):
     """With a cap too, which would make a number of it; and the gradients there are 0."""
     inputs, labels = inputs
@@ -528,6 +534,7 @@ def test_a_factor_of_zero_has_a_slope(inputs):
     np.testing.assert_allclose(jax.grad(of_factor)(0.0), expected, **CLOSE)
 
 
+@pytest.mark.exhaustive
 def test_a_saturated_cap_keeps_its_slope():
     """d tanh(s) / ds is 4 exp(-2 s) to many digits where 1 - tanh(s)^2 is 0."""
     for score in (8.0, 16.0, 40.0):
@@ -539,6 +546,7 @@ def test_a_saturated_cap_keeps_its_slope():
         np.testing.assert_allclose(slope[0, 0], expected, rtol=2e-6)
 
 
+@pytest.mark.exhaustive
 def test_a_class_out_of_the_softmax_that_weighs_nothing(inputs):
     """Smoothing gives it a target, its weight takes that away, and 0 times infinity is 0."""
     inputs, labels = inputs
