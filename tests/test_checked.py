@@ -193,6 +193,7 @@ def test_what_is_left_out_is_not_looked_at():
         checked(mean(masked(jaxloss.hinge)))(LOGITS[:, 0], signs, where=~where)
 
 
+@pytest.mark.exhaustive
 def test_masks_of_several_calls_and_wrappers():
     """A jitted loss is traced once for all masks; vmapped, reshaped and nested ones are as good."""
     first = jnp.array([True, True, False, False])

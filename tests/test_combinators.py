@@ -298,6 +298,7 @@ def test_a_loss_may_give_what_is_weighed_already():
     assert value == (3 * 1 + 5) / 4
 
 
+@pytest.mark.exhaustive
 def test_steps_keep_the_intermediates_of_one():
     """The temporaries of the compiled gradient fall as the steps grow in number."""
     x, kernel = jnp.zeros((512, 32)), jnp.zeros((32, 256))
@@ -361,6 +362,7 @@ def test_accumulated_gradients_of_nothing_are_zero():
     assert value == 0 and gradient == 0
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("way", ["masked", "weighted", "ignoring"])
 def test_a_model_inside_a_masked_loss_keeps_its_gradient(way, rng):
     """Also where the model or the loss is singular at 0, and whatever the masked rows hold."""

@@ -105,6 +105,7 @@ def test_float32_keeps_its_digits_over_many_frames(rng, x64):
     np.testing.assert_allclose(gradient, exact_gradient, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("behind", [90.0, 1e4, 1e9])
 def test_unlikely_labels_keep_loss_and_gradient(behind):
     """Probabilities below the smallest float32 are not 0."""
