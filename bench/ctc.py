@@ -24,27 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.experimental import topologies
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from bench.targets import devices_of
 from jaxloss import ctc
-
-H100 = """
-gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
-  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
-  device_memory_size: 84978434048 shared_memory_per_block_optin: 232448
-  cuda_compute_capability { major: 9 } registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 10 patch: 0 }
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
 
 
 def of_optax(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -143,17 +128,7 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
 def counted(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Kernels, megabytes moved and megabytes of temporaries of programs compiled for an H100."""
     jax.config.update("jax_platforms", "cpu")
-    try:
-        [device] = topologies.get_topology_desc(
-            platform="cuda", topology_name="h100", topology="1x1x1", target_config=H100
-        ).devices
-    except (NotImplementedError, RuntimeError) as error:
-        version = jax.__version__
-        raise SystemExit(
-            f"bench.ctc: JAX has no compiler for CUDA here ({error}). Install it, no GPU needed:\n"
-            f"  pip install --no-deps jax-cuda12-plugin=={version} jax-cuda12-pjrt=={version} "
-            "nvidia-cuda-nvcc-cu12"
-        ) from None
+    [device] = devices_of("h100")
     sharding = jax.sharding.SingleDeviceSharding(device)
     rows = []
     for frames in options.frames:

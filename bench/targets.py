@@ -9,7 +9,20 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from bench.ctc import H100
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
+  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  device_memory_size: 84978434048 shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 } registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 patch: 0 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
 
 COMPILERS = {
     "cuda": "pip install --no-deps jax-cuda12-plugin=={0} jax-cuda12-pjrt=={0} "
@@ -33,6 +46,7 @@ def devices_of(target: str) -> list[Any]:
         return topologies.get_topology_desc(
             platform=platform_of(target), topology_name=target, **asked
         ).devices
+    # JAX raises the one without a plugin, and the other where the plugin finds no compiler.
     except (NotImplementedError, RuntimeError) as error:
         raise SystemExit(
             f"JAX has no compiler for {target} here ({error}). Install it, no "

@@ -89,7 +89,7 @@ def _finished(
     if reduction.method != "mean":
         return Weighted(total(pair.losses, *call.arrays), jnp.sum(pair.weights))
     # Divided beforehand: a factor in front of the gradients would be another copy of each.
-    mass = Weighted(pair.losses, pair.weights).total(axis_name=reduction.axis_name).weights
+    mass = pair.total(axis_name=reduction.axis_name).weights
     return Averaged(total(quotient(pair.losses, mass), *call.arrays))
 
 

@@ -10,7 +10,7 @@ import functools
 import inspect
 import operator
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -143,33 +143,35 @@ def name_of(loss: Any) -> str:
     return getattr(loss, "__name__", type(loss).__name__)
 
 
-def inside(loss: Any) -> tuple[Any, dict[str, Any]]:
-    """What is inside jit, checked and functools.partial, with the options that partial has bound.
+def _layers(loss: Any) -> Iterator[Any]:
+    """A loss, and what is inside it as long as that is wrapped in jit, checked or partial.
 
     These change neither arguments nor shapes. Other wrappers may (vmap does), and stay closed.
     """
-    bound: dict[str, Any] = {}
     while True:
+        yield loss
         if isinstance(loss, functools.partial):
-            loss, bound = loss.func, {**loss.keywords, **bound}
+            loss = loss.func
         elif isinstance(loss, _checked.Checked):
             loss = loss.function
         elif isinstance(loss, jax.stages.Wrapped):
             loss = loss.__wrapped__  # type: ignore[attr-defined]
         else:
-            return loss, bound
+            return
+
+
+def inside(loss: Any) -> tuple[Any, dict[str, Any]]:
+    """What is inside jit, checked and partial, with the options that partial has bound."""
+    bound: dict[str, Any] = {}
+    for layer in _layers(loss):
+        if isinstance(layer, functools.partial):
+            bound = {**layer.keywords, **bound}
+    return layer, bound
 
 
 def crosses_checked(loss: Loss) -> bool:
     """Whether something `checked` is around what `inside` finds."""
-    while not isinstance(loss, _checked.Checked):
-        if isinstance(loss, functools.partial):
-            loss = loss.func
-        elif isinstance(loss, jax.stages.Wrapped):
-            loss = loss.__wrapped__  # type: ignore[attr-defined]
-        else:
-            return False
-    return True
+    return any(isinstance(layer, _checked.Checked) for layer in _layers(loss))
 
 
 def refuse_no_loss(name: str, loss: Any) -> None:
@@ -250,11 +252,13 @@ def shared_positions(loss: Loss) -> frozenset[int]:
     traits = traits_of(inner)
     if traits is None:
         return frozenset()
-    if isinstance(loss, functools.partial) and loss.args:
-        raise TypeError(
-            f"{name_of(loss)}: functools.partial must bind keywords only, got "
-            f"{len(loss.args)} positional arguments, which move the others' places; write a lambda."
-        )
+    for layer in _layers(loss):
+        if isinstance(layer, functools.partial) and layer.args:
+            raise TypeError(
+                f"{name_of(layer)}: functools.partial must bind keywords only, got "
+                f"{len(layer.args)} positional arguments, which move the others' places; write a "
+                f"lambda."
+            )
     return _positions(inner, traits.shared)
 
 

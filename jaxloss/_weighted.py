@@ -156,7 +156,7 @@ class Averaged:
     value: Array
 
     def mean(self, *, axis: Axis = None, axis_name: AxisName = None) -> Array:
-        """The mean, of which every device named has a part."""
+        """The mean of all, no other being finished so; every device named has a part of it."""
         return self.value if axis_name is None else jax.lax.psum(self.value, axis_name)
 
 

@@ -120,7 +120,8 @@ def ignoring(loss: Loss, index: int) -> Loss:
     As `masked` where the labels are not `index`: their mean counts the others alone.
 
     Args:
-        loss: a loss as for `masked`, of integer labels, which it takes second or calls `labels`.
+        loss: a loss as for `masked`, of integer labels as its second argument
+            (`linear_cross_entropy` and `adaptive_softmax` take them third).
         index: the label to leave out; it need be no class.
 
     Returns:
@@ -161,7 +162,7 @@ def class_weighted(loss: Loss, class_weights: ArrayLike) -> Loss:
     probabilities the mean divides by the number of examples.
 
     Args:
-        loss: a loss, combined or not, of labels, which it takes second or calls `labels`.
+        loss: a loss, combined or not, of labels as its second argument, or third as for `ignoring`.
         class_weights: a weight of at least 0 for each class.
 
     Returns:

@@ -133,6 +133,19 @@ def test_every_mode_equals_cross_entropy_of_all_logits(inputs, options, reduced,
     chex.assert_trees_all_close(actual, expected, **CLOSE)
 
 
+@pytest.mark.parametrize("class_axis", [0, 1])
+def test_columns_that_are_added_in_slices(inputs, class_axis, monkeypatch):
+    """As of more than 8192 classes: 11 of them, in two slices of 4 and the rest."""
+    inputs, labels = inputs
+    inputs = {name: inputs[name] for name in ("hidden", "kernel")}
+    monkeypatch.setattr("jaxloss._logit_blocks._COLUMNS", 4)
+    actual, expected = (
+        quick_jit(jax.grad(lambda x, f=f: jnp.mean(f(x, labels))))(inputs)
+        for f in (functools.partial(ours, class_axis=class_axis), plain)
+    )
+    chex.assert_trees_all_close(actual, expected, **CLOSE)
+
+
 def by_tokens(hidden, kernel, labels, **options):
     """No loss of the library, so that combinators reduce the losses that it gives."""
     return linear_cross_entropy(hidden, kernel, labels, block_size=BLOCK, **options)
@@ -588,7 +601,7 @@ def test_wrong_calls(without_annotations):
             call()
     with pytest.raises(TypeError, match=r"unexpected keyword weights.*see jaxloss.weighted"):
         loss(hidden, kernel, labels, weights=jnp.ones(4))
-    bound = functools.partial(linear_cross_entropy, hidden)
+    bound = jax.jit(functools.partial(linear_cross_entropy, hidden))
     with pytest.raises(TypeError, match=r"functools.partial must bind keywords only"):
         mean(masked(bound))(kernel, labels, where=labels == 0)
     with pytest.raises(TypeError, match="labels must be the third positional argument, got 2"):
