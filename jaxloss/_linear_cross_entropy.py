@@ -46,8 +46,9 @@ def linear_cross_entropy(
     Reduced over the whole batch, `mean(linear_cross_entropy)`, `sum` or `pooled`, with weights and
     masks around it or not, the gradient is computed with the value: three products of the size of
     the logits, as many as the logits themselves would need. The losses of each token, for any
-    cotangent, take a fourth, in which a block's logits are computed again. Where all logits fit
-    into memory and the batch is one block, nothing is saved.
+    cotangent, take a fourth, in which a block's logits are computed again. Of a batch that is one
+    block nothing is saved: `cross_entropy` of its logits holds one array of their size, a block
+    two. Call it under `jit`; without, every call compiles its loop again.
 
     By default a block's logits and their gradient take 96 MiB; or its tokens are an eighth of the
     features, if that is more: each block reads and writes the kernel's gradient once.
