@@ -1,11 +1,11 @@
-"""Tokens of Python's own standard library, and a small language model of them."""
+"""Words and marks of Python's own standard library, and a small language model of them."""
 
 from __future__ import annotations
 
 import functools
+import re
 import sysconfig
 import time
-import tokenize
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,9 +21,9 @@ from rich.progress import track
 
 PRECEDING = 8  # tokens that the next one is told from
 
-# Tests are left out of many installations, and comments and blank lines are no part of the program.
-OMITTED = {"site-packages", "test", "tests", "idle_test"}
-IGNORED = {tokenize.COMMENT, tokenize.NL, tokenize.ENDMARKER}
+# What other packages installed, and tests, which many installations leave out.
+OMITTED = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
+TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 @functools.cache
@@ -36,13 +36,8 @@ def tokens() -> tuple[np.ndarray, np.ndarray]:
         if OMITTED.isdisjoint(file.relative_to(library).parts)
     ]
     strings: list[str] = []
-    for file in track(files, "tokenizing", transient=True):
-        try:
-            with tokenize.open(file) as lines:
-                found = list(tokenize.generate_tokens(lines.readline))
-        except (SyntaxError, UnicodeDecodeError, tokenize.TokenError):
-            continue
-        strings += [token.string for token in found if token.type not in IGNORED]
+    for file in track(files, "reading", transient=True):
+        strings += TOKEN.findall(file.read_text("utf-8", errors="replace"))
     counts = Counter(strings).most_common()
     classes = {string: number for number, (string, _) in enumerate(counts)}
     indices = np.array([classes[string] for string in strings], np.int32)

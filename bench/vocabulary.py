@@ -64,8 +64,11 @@ linear = jaxloss.mean(jaxloss.linear_cross_entropy)
 LOSSES: dict[str, Loss] = {"plain": plain, "linear": linear, "linear, per token": per_token}
 
 
-def adaptive_loss(hidden: jax.Array, parameters: Any, labels: jax.Array) -> jax.Array:
+def adaptive_per_token(hidden: jax.Array, parameters: Any, labels: jax.Array) -> jax.Array:
     return jnp.mean(jaxloss.adaptive_softmax(hidden, parameters, labels))
+
+
+adaptive = jaxloss.mean(jaxloss.adaptive_softmax)
 
 
 def dense_and_masked(hidden: jax.Array, parameters: Any, labels: jax.Array) -> jax.Array:
@@ -167,10 +170,13 @@ def speed(options: argparse.Namespace) -> list[Row]:
     arrays = jax.device_put((hidden, kernel, labels))
     programs = {name: (value_and_grad(loss), arrays) for name, loss in LOSSES.items()}
     programs["three products"] = (three_products, arrays)
-    cutoffs = {"adaptive": CUTOFFS, "adaptive, best cutoffs": best}
-    for name, chosen in cutoffs.items():
+    for name, loss, chosen in (
+        ("adaptive", adaptive, CUTOFFS),
+        ("adaptive, per token", adaptive_per_token, CUTOFFS),
+        ("adaptive, best cutoffs", adaptive, best),
+    ):
         parameters = jaxloss.AdaptiveSoftmax.init(jax.random.key(0), features, classes, chosen)
-        programs[name] = (value_and_grad(adaptive_loss), (arrays[0], parameters, arrays[2]))
+        programs[name] = (value_and_grad(loss), (arrays[0], parameters, arrays[2]))
 
     def call(program: Callable[..., Any], inputs: tuple[Any, ...]) -> Callable[[], Any]:
         compiled = jax.jit(program)
@@ -222,7 +228,7 @@ def temporaries(options: argparse.Namespace) -> list[Row]:
         parameters = jax.eval_shape(
             lambda size=size: jaxloss.AdaptiveSoftmax.init(jax.random.key(0), *size[1:], CUTOFFS)
         )
-        for loss in (adaptive_loss, dense_and_masked):
+        for loss in (adaptive, dense_and_masked):
             name = loss.__name__.replace("_loss", "").replace("_", " ")
             held[name] = megabytes(value_and_grad(loss), hidden, parameters, labels)
         rows.append(row | held)
@@ -243,7 +249,7 @@ def training(options: argparse.Namespace) -> list[Row]:
     note = f"{len(indices)} tokens, {classes} distinct; {options.batch} in a batch"
     cutoffs = jaxloss.optimal_cutoffs(counts, features)
     first = jaxloss.AdaptiveSoftmax.init(jax.random.key(1), features, classes, cutoffs)
-    ways["adaptive"] = (adaptive_loss, first)
+    ways["adaptive"] = (adaptive, first)
     note += f"; cutoffs {cutoffs}"
     runs = corpus.train(ways, features, options.updates, options.batch)
     differences = [
@@ -285,7 +291,7 @@ def compiled(options: argparse.Namespace) -> list[Row]:
     placed = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), parameters
     )
-    programs["adaptive"] = (adaptive_loss, (shapes[0], placed, shapes[2]))
+    programs["adaptive"] = (adaptive, (shapes[0], placed, shapes[2]))
     kernel_gradient = 4 * features * classes / 1e6
     rows = []
     for name, (loss, inputs) in track(programs.items(), "compiling", transient=True):

@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float, Integer, Real
 
 from jaxloss import _check, _checked
-from jaxloss._clusters import bounds, losses, product, scores_of_head
+from jaxloss._clusters import bounds, losses, product, scores_of_head, total
 from jaxloss._combined import shares
 from jaxloss._cutoffs import increasing, inner_sizes
 from jaxloss._softmax import log_softmax
@@ -23,7 +23,7 @@ from jaxloss._softmax import log_softmax
 Initializer = Callable[..., Array]
 
 _BLOCKS = 32  # What a tail takes at most, by default.
-_SMALLEST_BLOCK = 128
+_SMALLEST_BLOCK = 96
 
 
 @functools.partial(
@@ -217,12 +217,15 @@ def adaptive_softmax(
     `vmap`, whose examples all take the same steps, no block is left out. To shard tokens over
     devices use `shard_map`, in which each device sorts its own.
 
+    Reduced over the whole batch, `mean(adaptive_softmax)`, `sum` or `pooled`, the gradient is
+    computed with the value; the losses of each token need the scores of the tails twice.
+
     Args:
         hidden: vectors, one for each token.
         parameters: see `AdaptiveSoftmax.init`.
         labels: class indices from 0 to the number of classes less 1; any integer dtype.
         block_size: how many tokens a tail computes at once, by default 1/32 of them, fewer if the
-            scores of a block would be more than those of the head, but at least 128. Smaller blocks
+            scores of a block would be more than those of the head, but at least 96. Smaller blocks
             waste less on a tail's last one, larger ones read and write its kernel less often.
 
     Returns:
@@ -246,6 +249,26 @@ def adaptive_softmax(
     Source: Grave, Joulin, Cissé, Grangier and Jégou, "Efficient softmax approximation for GPUs"
     (2017), section 4; PyTorch `AdaptiveLogSoftmaxWithLoss`.
     """
+    given = _inputs(hidden, parameters, labels, block_size)
+    if given.size == 0:
+        return jnp.zeros(jnp.shape(labels), _check.wide(given.hidden))
+    return losses(*given).reshape(jnp.shape(labels))
+
+
+class _Inputs(NamedTuple):
+    """Checked: tokens along one axis, a label of -1 for a bad one, tokens of a block."""
+
+    hidden: Array
+    head: Array
+    tails: tuple[Any, ...]
+    bias: Array | None
+    labels: Array
+    size: int
+
+
+def _inputs(
+    hidden: ArrayLike, parameters: Any, labels: ArrayLike, block_size: int | None
+) -> _Inputs:
     function = "adaptive_softmax"
     hidden, parameters = _agreeing(function, hidden, parameters)
     labels = _check.class_indices(function, labels)
@@ -261,18 +284,31 @@ def adaptive_softmax(
         size = _check.integer(function, "block_size", block_size)
         if size < 1:
             raise ValueError(f"{function}: block_size must be at least 1, got {block_size}.")
-    if tokens == 0:
-        return jnp.zeros(labels.shape, _check.wide(hidden))
     index, valid = _check.valid_index(labels.reshape(-1), parameters.classes)
-    index = jnp.where(valid, index, -1)
-    return losses(
+    return _Inputs(
         hidden.reshape(tokens, hidden.shape[-1]),
         parameters.head,
         parameters.tails,
         parameters.bias,
-        index,
+        jnp.where(valid, index, -1),
         min(size, tokens),
-    ).reshape(labels.shape)
+    )
+
+
+def _total(
+    token_weights: Array,
+    hidden: ArrayLike,
+    parameters: Any,
+    labels: ArrayLike,
+    *,
+    block_size: int | None = None,
+) -> Array:
+    """Sum of the losses times their weights, with its gradient computed on the way."""
+    given = _inputs(hidden, parameters, labels, block_size)
+    weights = token_weights.reshape(-1).astype(_check.wide(given.hidden))
+    if given.size == 0:
+        return jnp.sum(weights)
+    return total(*given[:-1], weights, given.size)
 
 
 def _classes(*arrays: Any, **options: Any) -> int:
@@ -280,7 +316,7 @@ def _classes(*arrays: Any, **options: Any) -> int:
     return parameters.classes
 
 
-shares(adaptive_softmax, {"parameters"}, classes=_classes)
+shares(adaptive_softmax, {"parameters"}, classes=_classes, total=_total)
 
 
 def _block_size(parameters: AdaptiveSoftmax, tokens: int) -> int:

@@ -13,10 +13,8 @@ from jax import Array
 
 from jaxloss import _check
 from jaxloss._autodiff import custom_vjp
-from jaxloss._softmax import (
-    log_softmax_at_bwd,
-    log_softmax_at_fwd,
-)
+from jaxloss._elementary import safe_product
+from jaxloss._softmax import log_softmax_at_bwd, log_softmax_at_fwd
 
 Tail = tuple[Array, Array]
 
@@ -88,7 +86,7 @@ class _Tokens(NamedTuple):
     real: Array  # size: whether they are of the cluster
 
 
-_Residuals = tuple[Any, ...]
+_Arrays = tuple[Any, ...]
 
 
 def _losses_fwd(
@@ -98,118 +96,175 @@ def _losses_fwd(
     bias: Array | None,
     labels: Array,
     size: int,
-) -> tuple[Array, _Residuals]:
-    *cutoffs, _ = bounds(head, tails)
-    cluster = functools.reduce(
-        jnp.add, [(labels >= cutoff).astype(jnp.int32) for cutoff in cutoffs]
-    )
-    order = jnp.argsort(cluster, stable=True).astype(jnp.int32)
-    starts = jnp.stack([jnp.sum(cluster <= n, dtype=jnp.int32) for n in range(len(cutoffs) + 1)])
-    layout = _Layout(
-        jnp.pad(order, (0, size)), jnp.argsort(order).astype(jnp.int32), labels, starts
-    )
-    # A bad label, -1, is no class of the head either.
-    index = jnp.where(cluster == 0, labels, cutoffs[0] + cluster - 1)
-    scores = scores_of_head(hidden, head, bias)
-    log_probs, of_head = log_softmax_at_fwd(scores, index, 1)
-    rows = (jnp.zeros_like(jnp.pad(log_probs, (0, size))),) * 4
+) -> tuple[Array, _Arrays]:
+    cutoffs = bounds(head, tails)
+    index, layout = _sorted(labels, cutoffs, size)
+    log_probs, of_head = log_softmax_at_fwd(scores_of_head(hidden, head, bias), index, 1)
+    rows = (_in_order(log_probs, size),) * 4
     for n, tail in enumerate(tails):
-        rows = _tail_fwd(rows, hidden, tail, layout, n, cutoffs[n])
+
+        def step(rows: Any, tokens: _Tokens, tail: Tail = tail) -> Any:
+            _, _, scores = _inner(hidden, tail, tokens)
+            log_probs, statistics = log_softmax_at_fwd(scores, tokens.labels, 1)
+            return [
+                _written(row, new.reshape(-1), tokens)
+                for row, new in zip(rows, (log_probs, *statistics[2:]), strict=True)
+            ]
+
+        rows = _over_blocks(step, rows, layout, n, cutoffs[n])
     of_tails, *statistics = rows
     log_probs += of_tails[layout.rank]
     return -log_probs, (hidden, head, tails, bias, layout, of_head, statistics)
 
 
-def _tail_fwd(
-    rows: Any, hidden: Array, tail: Tail, layout: _Layout, cluster: int, cutoff: int
-) -> Any:
-    """Log-probabilities and row statistics, in order, with those of one tail's tokens."""
-
-    def step(rows: Any, block: Array) -> Any:
-        tokens = _tokens(layout, cluster, block, cutoff)
-        _, _, scores = _inner(hidden, tail, tokens)
-        log_probs, statistics = log_softmax_at_fwd(scores, tokens.labels, 1)
-        return tuple(
-            jax.lax.dynamic_update_slice(row, new.reshape(-1), (tokens.start,))
-            for row, new in zip(rows, (log_probs, *statistics[2:]), strict=True)
-        )
-
-    return _over_blocks(step, rows, layout, cluster)
-
-
-def _losses_bwd(size: int, residuals: _Residuals, cotangent: Array) -> tuple[Any, ...]:
+def _losses_bwd(size: int, residuals: _Arrays, cotangent: Array) -> _Arrays:
     hidden, head, tails, bias, layout, of_head, statistics = residuals
-    *cutoffs, _ = bounds(head, tails)
-    to_scores, _ = log_softmax_at_bwd(1, of_head, -cotangent)
-    to_bias = None if bias is None else jnp.sum(to_scores, 0)
-    to_scores = to_scores.astype(hidden.dtype)
-    to_head = product(hidden, to_scores, 0, 0)
-    to_hidden = product(to_scores, head, 1, 1)
-    in_order = jnp.zeros_like(jnp.pad(to_hidden, ((0, size), (0, 0))))
-    to_tails = []
+    cutoffs = bounds(head, tails)
+    to_hidden, to_head, to_bias = _head_bwd(hidden, head, bias, of_head, cotangent)
+    in_order, to_tails = _in_order(to_hidden, size), []
     for n, tail in enumerate(tails):
-        in_order, *to_tail = _tail_bwd(
-            in_order, hidden, tail, layout, n, cutoffs[n], statistics, cotangent
-        )
+
+        def step(sums: Any, tokens: _Tokens, tail: Tail = tail) -> Any:
+            vectors, inner, scores = _inner(hidden, tail, tokens)
+            rows = [jax.lax.dynamic_slice(row, (tokens.start,), (size,)) for row in statistics]
+            # Those of a token of another tail, beside the scores of this one, could overflow.
+            rows = [jnp.where(tokens.real, row, 1) for row in rows]
+            found = scores, *(column[:, None] for column in (tokens.labels, *rows))
+            return _tail_bwd(sums, tail, tokens, vectors, inner, found, cotangent)
+
+        sums = in_order, *_zeros(tail)
+        in_order, *to_tail = _over_blocks(step, sums, layout, n, cutoffs[n])
         to_tails.append(tuple(to_tail))
     to_hidden += in_order[layout.rank]
     gradients = to_hidden, to_head, tuple(to_tails), to_bias
-    arrays = hidden, head, tails, bias
-    return *jax.tree.map(lambda new, array: new.astype(array.dtype), gradients, arrays), None
-
-
-def _tail_bwd(
-    to_hidden: Array,
-    hidden: Array,
-    tail: Tail,
-    layout: _Layout,
-    cluster: int,
-    cutoff: int,
-    statistics: Sequence[Array],
-    cotangent: Array,
-) -> Any:
-    """Gradients of hidden vectors, in order, with those of one tail's tokens; and of the tail."""
-    projection, kernel = tail
-
-    def step(carry: Any, block: Array) -> Any:
-        to_hidden, to_projection, to_kernel = carry
-        tokens = _tokens(layout, cluster, block, cutoff)
-        vectors, inner, scores = _inner(hidden, tail, tokens)
-        rows = [
-            jax.lax.dynamic_slice(row, (tokens.start,), (tokens.real.size,)) for row in statistics
-        ]
-        # Those of a token of another tail, beside the scores of this one, could overflow.
-        rows = [jnp.where(tokens.real, row, 1) for row in rows]
-        columns = [column[:, None] for column in (tokens.labels, *rows)]
-        along = jnp.where(tokens.real, -cotangent[tokens.places], 0)
-        to_scores, _ = log_softmax_at_bwd(1, (scores, *columns), along)
-        to_scores = to_scores.astype(hidden.dtype)
-        to_inner = product(to_scores, kernel, 1, 1).astype(hidden.dtype)
-        to_vectors = product(to_inner, projection, 1, 1)
-        return (
-            jax.lax.dynamic_update_slice_in_dim(to_hidden, to_vectors, tokens.start, 0),
-            to_projection + product(vectors, to_inner, 0, 0),
-            to_kernel + product(inner, to_scores, 0, 0),
-        )
-
-    sums = [jnp.zeros_like(array, cotangent.dtype) for array in tail]
-    return _over_blocks(step, (to_hidden, *sums), layout, cluster)
+    return *_in_dtype_of((hidden, head, tails, bias), gradients), None
 
 
 losses.defvjp(_losses_fwd, _losses_bwd)
 
 
+@functools.partial(custom_vjp, static=1)
+def total(
+    hidden: Array,
+    head: Array,
+    tails: tuple[Tail, ...],
+    bias: Array | None,
+    labels: Array,
+    weights: Array,
+    size: int,
+) -> Array:
+    """Sum of the losses times weights, whose gradient is computed on the way."""
+    of_tokens, _ = _losses_fwd(hidden, head, tails, bias, labels, size)
+    return jnp.sum(safe_product(weights, of_tokens))
+
+
+# The cotangent of each loss is then its weight, known in the forward pass: a step goes there and
+# back, and computes its scores once. What remains is to multiply by the cotangent of the sum.
+
+
+def _total_fwd(
+    hidden: Array,
+    head: Array,
+    tails: tuple[Tail, ...],
+    bias: Array | None,
+    labels: Array,
+    weights: Array,
+    size: int,
+) -> tuple[Array, _Arrays]:
+    cutoffs = bounds(head, tails)
+    index, layout = _sorted(labels, cutoffs, size)
+    log_probs, of_head = log_softmax_at_fwd(scores_of_head(hidden, head, bias), index, 1)
+    to_hidden, to_head, to_bias = _head_bwd(hidden, head, bias, of_head, weights)
+    row, in_order, to_tails = _in_order(log_probs, size), _in_order(to_hidden, size), []
+    for n, tail in enumerate(tails):
+
+        def step(carry: Any, tokens: _Tokens, tail: Tail = tail) -> Any:
+            row, *sums = carry
+            vectors, inner, scores = _inner(hidden, tail, tokens)
+            log_probs, found = log_softmax_at_fwd(scores, tokens.labels, 1)
+            row = _written(row, log_probs, tokens)
+            return row, *_tail_bwd(sums, tail, tokens, vectors, inner, found, weights)
+
+        carry = row, in_order, *_zeros(tail)
+        row, in_order, *to_tail = _over_blocks(step, carry, layout, n, cutoffs[n])
+        to_tails.append(tuple(to_tail))
+    of_tokens = -(log_probs + row[layout.rank])
+    arrays = hidden, head, tails, bias
+    gradients = to_hidden + in_order[layout.rank], to_head, tuple(to_tails), to_bias
+    return jnp.sum(safe_product(weights, of_tokens)), (arrays, gradients, of_tokens, weights)
+
+
+def _total_bwd(size: int, residuals: _Arrays, cotangent: Array) -> _Arrays:
+    arrays, gradients, of_tokens, weights = residuals
+    _, pullback = jax.vjp(lambda weights: jnp.sum(safe_product(weights, of_tokens)), weights)
+    scaled = jax.tree.map(lambda gradient: gradient * cotangent, gradients)
+    return *_in_dtype_of(arrays, scaled), None, *pullback(cotangent)
+
+
+total.defvjp(_total_fwd, _total_bwd)
+
+
+def _head_bwd(
+    hidden: Array, head: Array, bias: Array | None, found: _Arrays, cotangent: Array
+) -> tuple[Array, Array, Array | None]:
+    to_scores, _ = log_softmax_at_bwd(1, found, -cotangent)
+    to_bias = None if bias is None else jnp.sum(to_scores, 0)
+    to_scores = to_scores.astype(hidden.dtype)
+    return product(to_scores, head, 1, 1), product(hidden, to_scores, 0, 0), to_bias
+
+
+def _tail_bwd(
+    sums: Sequence[Array],
+    tail: Tail,
+    tokens: _Tokens,
+    vectors: Array,
+    inner: Array,
+    found: _Arrays,
+    cotangent: Array,
+) -> tuple[Array, Array, Array]:
+    """The gradients of hidden vectors, in order, with a block's; those of the tail, and a block's.
+
+    `found` are the residuals of `log_softmax_at`, `cotangent` is that of all losses.
+    """
+    to_hidden, to_projection, to_kernel = sums
+    projection, kernel = tail
+    along = jnp.where(tokens.real, -cotangent[tokens.places], 0)
+    to_scores, _ = log_softmax_at_bwd(1, found, along)
+    to_scores = to_scores.astype(vectors.dtype)
+    to_inner = product(to_scores, kernel, 1, 1).astype(vectors.dtype)
+    return (
+        _written(to_hidden, product(to_inner, projection, 1, 1), tokens),
+        to_projection + product(vectors, to_inner, 0, 0),
+        to_kernel + product(inner, to_scores, 0, 0),
+    )
+
+
+def _sorted(labels: Array, cutoffs: Sequence[int], size: int) -> tuple[Array, _Layout]:
+    """The labels' classes in the head, and where the tokens of each tail are."""
+    *starts, _ = cutoffs
+    cluster = functools.reduce(jnp.add, [(labels >= start).astype(jnp.int32) for start in starts])
+    # A bad label, -1, is no class of the head either.
+    index = jnp.where(cluster == 0, labels, starts[0] + cluster - 1)
+    order = jnp.argsort(cluster, stable=True).astype(jnp.int32)
+    ends = jnp.stack([jnp.sum(cluster <= n, dtype=jnp.int32) for n in range(len(starts) + 1)])
+    rank = jnp.argsort(order).astype(jnp.int32)
+    return index, _Layout(jnp.pad(order, (0, size)), rank, labels, ends)
+
+
 def _over_blocks(
-    step: Callable[[Any, Array], Any], carry: Any, layout: _Layout, cluster: int
+    step: Callable[[Any, _Tokens], Any], carry: Any, layout: _Layout, cluster: int, cutoff: int
 ) -> Any:
     """The carry after a step for each block that has tokens of the cluster."""
     size = layout.order.size - layout.rank.size
     count = layout.starts[cluster + 1] - layout.starts[cluster]
 
+    def visited(carry: Any, block: Array) -> Any:
+        return tuple(step(carry, _tokens(layout, cluster, block, cutoff)))
+
     # Without the checkpoint, derivatives of the second order would store the scores of all blocks.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def visit(carry: Any, block: Array) -> Any:
-        return jax.lax.cond(block * size < count, step, lambda carry, _: carry, carry, block)
+        return jax.lax.cond(block * size < count, visited, lambda carry, _: carry, carry, block)
 
     blocks = jnp.arange(-(-layout.rank.size // size), dtype=jnp.int32)
     return jax.lax.scan(lambda carry, block: (visit(carry, block), None), carry, blocks)[0]
@@ -229,3 +284,20 @@ def _inner(hidden: Array, tail: Tail, tokens: _Tokens) -> tuple[Array, Array, Ar
     vectors = jnp.where(tokens.real[:, None], hidden[tokens.places], 0)
     inner = product(vectors, projection).astype(hidden.dtype)
     return vectors, inner, product(inner, kernel)
+
+
+def _in_order(array: Array, size: int) -> Array:
+    """Zeros for what is of each token, in order, with room for a block that goes past the end."""
+    return jnp.zeros_like(jnp.pad(array, [(0, size)] + [(0, 0)] * (array.ndim - 1)))
+
+
+def _written(array: Array, block: Array, tokens: _Tokens) -> Array:
+    return jax.lax.dynamic_update_slice_in_dim(array, block, tokens.start, 0)
+
+
+def _zeros(tail: Tail) -> list[Array]:
+    return [jnp.zeros_like(array, _check.wide(array)) for array in tail]
+
+
+def _in_dtype_of(arrays: Any, gradients: Any) -> Any:
+    return jax.tree.map(lambda array, gradient: gradient.astype(array.dtype), arrays, gradients)

@@ -46,6 +46,23 @@ def plain(hidden, parameters, labels):
     return -jnp.concatenate(parts, 1)[jnp.arange(labels.size), labels]
 
 
+def average(losses):
+    return lambda *inputs, **options: jnp.average(
+        losses(*inputs, **options), weights=weights_of(inputs[0])
+    )
+
+
+def reduced(hidden, parameters, labels, **options):
+    """By the combinators, which compute the gradient with the value."""
+    loss = jaxloss.mean(jaxloss.weighted(adaptive_softmax))
+    return loss(hidden, parameters, labels, weights=weights_of(hidden), **options)
+
+
+def weights_of(hidden):
+    """Of each token; one weighs nothing."""
+    return jnp.arange(len(hidden), dtype=hidden.dtype)
+
+
 def every_mode(function, hidden, parameters):
     inputs, along = (hidden, parameters), jax.tree.map(jnp.sin, (hidden, parameters))
     losses = functools.partial(function, labels=jnp.asarray(LABELS))
@@ -81,13 +98,21 @@ def every_mode(function, hidden, parameters):
     }
 
 
+WAYS = pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(adaptive_softmax, plain), (reduced, average(plain))],
+    ids=["per token", "reduced"],
+)
+
+
 @pytest.mark.exhaustive
+@WAYS
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", ""])
-def test_every_mode(bias, rng, x64):
+def test_every_mode(bias, ours, theirs, rng, x64):
     inputs = vectors(rng, LABELS.size), model(rng, bias=bias)
-    ours = functools.partial(adaptive_softmax, block_size=2)
+    ours = functools.partial(ours, block_size=2)
     actual, expected = (
-        quick_jit(functools.partial(every_mode, function))(*inputs) for function in (ours, plain)
+        quick_jit(functools.partial(every_mode, function))(*inputs) for function in (ours, theirs)
     )
     for mode in expected:
         chex.assert_trees_all_close(actual[mode], expected[mode], rtol=1e-9, atol=1e-11)
@@ -108,7 +133,9 @@ def compiled(function, **options):
     @quick_jit
     def run(hidden, parameters, labels):
         losses, pullback = jax.vjp(lambda *x: function(*x, labels, **options), hidden, parameters)
-        return losses, pullback(jnp.cos(jnp.arange(losses.size, dtype=losses.dtype)))
+        return losses, pullback(
+            jnp.cos(1 + jnp.arange(losses.size, dtype=losses.dtype)).reshape(losses.shape)
+        )
 
     # The programs of arrays that NumPy holds as 64 bits differ with x64.
     return lambda *inputs: run(*jax.tree.map(jnp.asarray, inputs))
@@ -117,14 +144,15 @@ def compiled(function, **options):
 @pytest.mark.parametrize(
     "size", [3, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (1, None))]
 )
-def test_any_labels_in_any_blocks(size, rng, x64):
+@WAYS
+def test_any_labels_in_any_blocks(size, ours, theirs, rng, x64):
     parameters = model(rng)
     for labels in LABELLED.values():
         # Of one length, so that tests share a program.
         labels = jnp.asarray(np.resize(labels, 7))
         hidden = vectors(rng, 7)
-        actual = compiled(adaptive_softmax, block_size=size)(hidden, parameters, labels)
-        expected = compiled(plain)(hidden, parameters, labels)
+        actual = compiled(ours, block_size=size)(hidden, parameters, labels)
+        expected = compiled(theirs)(hidden, parameters, labels)
         chex.assert_trees_all_close(actual, expected, rtol=1e-10, atol=1e-12)
 
 
@@ -343,9 +371,14 @@ def test_parameters_of_another_dtype_are_widened(rng):
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("loss", "passes"),
+    [(adaptive_softmax, 2), (jaxloss.mean(adaptive_softmax), 1)],
+    ids=["per token", "reduced"],
+)
 @pytest.mark.parametrize("labels", LABELLED.values(), ids=LABELLED)
-def test_a_tail_computes_as_many_blocks_as_hold_its_tokens(labels, rng, monkeypatch):
-    """Forward and backward; what runs in a step is counted by the running program."""
+def test_a_tail_computes_as_many_blocks_as_hold_its_tokens(labels, loss, passes, rng, monkeypatch):
+    """Forward and backward, or at once; what runs in a step is counted by the running program."""
     visited = []
     inner = jaxloss._clusters._inner
 
@@ -358,7 +391,7 @@ def test_a_tail_computes_as_many_blocks_as_hold_its_tokens(labels, rng, monkeypa
     parameters = model(rng, np.float32)
 
     def total(hidden, parameters):
-        return jnp.sum(adaptive_softmax(hidden, parameters, labels, block_size=2))
+        return jnp.sum(loss(hidden, parameters, labels, block_size=2))
 
     gradient = jax.jit(jax.grad(total, (0, 1)))(
         vectors(rng, labels.size, dtype=np.float32), parameters
@@ -367,7 +400,7 @@ def test_a_tail_computes_as_many_blocks_as_hold_its_tokens(labels, rng, monkeypa
     jax.effects_barrier()
     for cluster, (_, kernel) in enumerate(parameters.tails, 1):
         blocks = -(-np.sum(np.digitize(labels, CUTOFFS) == cluster) // 2)
-        assert visited.count(kernel.shape[1]) == 2 * blocks, cluster
+        assert visited.count(kernel.shape[1]) == passes * blocks, cluster
 
 
 def of_shapes(tokens, features=64, classes=20000, cutoffs=(500, 4000), function=adaptive_softmax):
@@ -384,10 +417,16 @@ def of_shapes(tokens, features=64, classes=20000, cutoffs=(500, 4000), function=
     return jax.jit(jax.value_and_grad(mean, (0, 1))).lower(hidden, parameters, labels).compile()
 
 
-def test_scores_of_one_block_are_held_and_no_more():
+LOSSES = pytest.mark.parametrize(
+    "loss", [adaptive_softmax, jaxloss.mean(adaptive_softmax)], ids=["per token", "reduced"]
+)
+
+
+@LOSSES
+def test_scores_of_one_block_are_held_and_no_more(loss):
     tokens, head, largest = 2048, 502, 16000
-    held = of_shapes(tokens).memory_analysis().temp_size_in_bytes
-    scores_of_head, block = 4 * tokens * head, 2 * 4 * 128 * largest
+    held = of_shapes(tokens, function=loss).memory_analysis().temp_size_in_bytes
+    scores_of_head, block = 4 * tokens * head, 2 * 4 * 96 * largest
     assert held < scores_of_head + block + 4 * 4 * tokens * 64
 
 
@@ -404,9 +443,10 @@ def test_deriving_forward_mode_costs_reverse_mode_nothing(monkeypatch):
         assert ours.cost_analysis()[figure] <= 1.001 * bare.cost_analysis()[figure]
 
 
-def test_no_kernel_is_copied_at_every_block():
+@LOSSES
+def test_no_kernel_is_copied_at_every_block(loss):
     """In particular not the sums of its gradient, through the conditionals."""
-    text = of_shapes(1024).as_text()
+    text = of_shapes(1024, function=loss).as_text()
     for shape in ("16,3500", "4,16000"):
         assert f"f32[{shape}]" in text
         assert not re.search(rf"= f32\[{shape}\]\S* copy\(", text)
