@@ -39,8 +39,9 @@ REACHED = Path(__file__).parent / "reached.json"
 HALF = 0.51
 # XLA's functions differ a little between machines.
 SLACK = 0.5
-# Examples are drawn in chunks, so that fewer of them are the first of more.
-CHUNK = 16
+# Examples are drawn in chunks, so that fewer of them are the first of more: of single numbers, and
+# of vectors, whose truths take longer.
+NUMBERS, VECTORS = 256, 16
 
 
 def measured(
@@ -52,7 +53,8 @@ def measured(
     found: dict[str, dict[str, list[np.ndarray]]] = {}
     for chunk in range(chunks if row.exact is None else 1):
         seed = zlib.crc32(f"{row.name}, {regime}, {chunk}".encode())
-        drawn = row.regimes[regime](Draw(np.random.default_rng(seed), CHUNK, dtype))
+        count = NUMBERS if row.elementwise else VECTORS
+        drawn = row.regimes[regime](Draw(np.random.default_rng(seed), count, dtype))
         if drawn is None:
             return None
         arrays = tuple(
@@ -60,7 +62,7 @@ def measured(
         )
         exact = tuple(a if a.dtype.kind == "i" else a.astype(np.float64) for a in arrays)
         # Second derivatives take as long to know as all else, and are those of float32 in half.
-        second = chunk < 4 and dtype.itemsize > 2
+        second = chunk < 2 and dtype.itemsize > 2
         if row.exact is not None:
             known = row.exact(*exact)
         else:
@@ -186,7 +188,9 @@ def main() -> int:
     )
     parser.add_argument("losses", nargs="*", help="parts of names; all, by default")
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
-    parser.add_argument("--chunks", type=int, default=16, help=f"of {CHUNK} examples each")
+    parser.add_argument(
+        "--chunks", type=int, default=8, help=f"of {NUMBERS} numbers or {VECTORS} vectors each"
+    )
     parser.add_argument("--ours", action="store_true", help="without the peers")
     parser.add_argument("--medians", action="store_true", help="print those too")
     parser.add_argument("--json", metavar="FILE", help="write the figures there too")
@@ -211,7 +215,7 @@ def main() -> int:
     found = misses(cells)
     console.print(f"{len(cells)} cells; {len(found)} misses:", *found, sep="\n", highlight=False)
     if options.json:
-        about = {"device": jax.devices()[0].device_kind, "examples": CHUNK * options.chunks}
+        about = {"device": jax.devices()[0].device_kind, "chunks": options.chunks}
         about |= {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "optax")}
         text = ",\n".join(json.dumps(cell) for cell in cells)
         Path(options.json).write_text(f'{{"about": {json.dumps(about)}, "cells": [\n{text}\n]}}\n')

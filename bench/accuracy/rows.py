@@ -46,6 +46,12 @@ class Row:
     limits: tuple[float, float] | None = None
     exact: Callable[..., Truth] | None = None
 
+    @property
+    def elementwise(self) -> bool:
+        """Whether an example is a number."""
+        draw = regimes.Draw(np.random.default_rng(0), 1, np.dtype(np.float32))
+        return next(iter(self.regimes.values()))(draw)[0].ndim == 1
+
 
 def of_torch(function: str, **options: Any) -> Function:
     """A loss of torch.nn.functional, of each example."""
