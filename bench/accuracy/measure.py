@@ -109,7 +109,7 @@ def _ulps(ours: np.ndarray, exact: np.ndarray, size: np.ndarray, dtype: np.dtype
         distances = np.abs((wide - high) - low) / unit
         # Infinite where the dtype overflows, as it should be; NaN where the truth is finite is not.
         largest = float(info.max)
-        same = (wide == high) | ((size > largest) & (np.abs(wide) >= largest))
+        same = (wide == high) | ((np.abs(high) > largest) & (np.sign(high) * wide >= largest))
         distances = np.where(same, 0, np.where(np.isnan(distances), np.inf, distances))
         # Where the truth is 0, what is not is held to 1.
         distances = np.where((high == 0) & ~same, np.abs(wide) / float(info.eps), distances)

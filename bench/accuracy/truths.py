@@ -51,7 +51,8 @@ def truth(
     # Squares of the largest, and the smallest less two steps.
     digits = int(2 * np.log10(largest)) + 2 * STEP_DIGITS + TAIL_DIGITS[itemsize == 8] + 30
     # In pieces, so that all cores take part.
-    pieces = np.array_split(np.arange(len(arrays[0])), 2)
+    count = min(joblib.cpu_count(), len(arrays[0]))
+    pieces = np.array_split(np.arange(len(arrays[0])), count)
     results = joblib.Parallel(n_jobs=-1)(
         joblib.delayed(_kept)(
             _name(formula),
