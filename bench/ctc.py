@@ -11,10 +11,8 @@ import argparse
 import importlib.metadata
 import json
 import math
-import random
 import re
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from bench.targets import devices_of
+from bench.timing import interleaved
 from jaxloss import ctc
 
 
@@ -99,7 +97,6 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     spin.
     """
     rows = []
-    shuffle = random.Random(0).sample
     for frames in options.frames:
         arrays = inputs(options, frames)
         libraries = calls_of_jax(*arrays) | calls_of_torch(*arrays)
@@ -108,14 +105,7 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
             for library, works in libraries.items()
             for work, call in works.items()
         }
-        times: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
-        for call in calls.values():
-            call()
-        for _ in track(range(options.rounds), f"{frames} frames", transient=True):
-            for key in shuffle(list(calls), len(calls)):
-                start = time.perf_counter()
-                calls[key]()
-                times[key].append(1e3 * (time.perf_counter() - start))
+        times = interleaved(calls, options.rounds, f"{frames} frames")
         for (work, library), samples in times.items():
             ours = times[work, "jaxloss"]
             ratios = [theirs / mine for theirs, mine in zip(samples, ours, strict=True)]

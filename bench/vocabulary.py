@@ -9,14 +9,13 @@ need not be there, also with the vocabulary spread over devices.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import math
 import os
-import random
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +36,9 @@ from rich.table import Table
 
 import jaxloss
 from bench import corpus
+from bench.peers import calls_of_torch
 from bench.targets import devices_of, exchanges, how_to_compile
+from bench.timing import interleaved
 
 Row = dict[str, Any]
 Loss = Callable[..., jax.Array]
@@ -113,48 +114,6 @@ def shapes_of(
     )
 
 
-def calls_of_torch(
-    hidden: np.ndarray, kernel: np.ndarray, labels: np.ndarray
-) -> dict[str, Callable[[], Any] | None]:
-    """PyTorch's own; None where it is not installed, or too old."""
-    try:
-        import torch
-
-        chunked = torch.nn.LinearCrossEntropyOptions
-    except (ImportError, AttributeError):
-        return {"PyTorch: missing": None}
-    on_gpu = torch.cuda.is_available() and jax.default_backend() == "gpu"
-    device = "cuda" if on_gpu else "cpu"
-    torch.set_num_threads(os.cpu_count() or 1)
-    states = torch.tensor(hidden, device=device, requires_grad=True)
-    weight = torch.tensor(kernel.T.copy(), device=device, requires_grad=True)
-    targets = torch.tensor(labels, device=device).long()
-
-    def gradient(loss: Callable[[], Any], parameters: list[Any]) -> Callable[[], None]:
-        def run() -> None:
-            for parameter in (states, *parameters):
-                parameter.grad = None
-            loss().backward()
-            if on_gpu:
-                torch.cuda.synchronize()
-
-        return run
-
-    def linear(options: Any) -> Callable[[], None]:
-        function = torch.nn.functional.linear_cross_entropy
-        return gradient(lambda: function(states, weight, targets, options=options), [weight])
-
-    calls: dict[str, Callable[[], Any] | None] = {
-        "PyTorch, plain": linear(None),
-        "PyTorch, chunks": linear(chunked()),
-        "PyTorch, chunks of 512": linear(chunked(batch_chunk_size=512, chunking_method=None)),
-    }
-    module = torch.nn.AdaptiveLogSoftmaxWithLoss(*kernel.shape, list(CUTOFFS)).to(device)
-    parameters = list(module.parameters())
-    calls["PyTorch, adaptive"] = gradient(lambda: module(states, targets).loss, parameters)
-    return calls
-
-
 def speed(options: argparse.Namespace) -> list[Row]:
     """Milliseconds of value and gradient, 2048 tokens, 512 features, 32000 classes by Zipf's law.
 
@@ -183,19 +142,11 @@ def speed(options: argparse.Namespace) -> list[Row]:
         return lambda: jax.block_until_ready(compiled(*inputs))
 
     held = {name: megabytes(program, *inputs) for name, (program, inputs) in programs.items()}
-    of_torch = calls_of_torch(hidden, kernel, labels)
+    of_torch = calls_of_torch(hidden, kernel, labels, CUTOFFS)
     calls = {name: call(*program) for name, program in programs.items()} | {
         name: run for name, run in of_torch.items() if run is not None
     }
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for run in calls.values():
-        run()
-    shuffle = random.Random(0).sample
-    for _ in track(range(options.rounds), "rounds", transient=True):
-        for name in shuffle(list(calls), len(calls)):
-            start = time.perf_counter()
-            calls[name]()
-            times[name].append(1e3 * (time.perf_counter() - start))
+    times = interleaved(calls, options.rounds, "rounds")
 
     def ratio(name: str, other: str) -> float:
         return statistics.median(a / b for a, b in zip(times[name], times[other], strict=True))
@@ -213,6 +164,38 @@ def speed(options: argparse.Namespace) -> list[Row]:
     rows[-1]["note"] = f"best cutoffs, of costs measured here: {best}"
     absent = set(of_torch) - set(calls)
     return rows + [dict.fromkeys(rows[0], "") | {"of": name} for name in absent]
+
+
+def blocks(options: argparse.Namespace) -> list[Row]:
+    """Milliseconds of value and gradient by tokens of a block; 8192 in bfloat16, on an accelerator.
+
+    The default first, beside the plain form with logits of bfloat16 and of float32.
+    """
+    large = jax.default_backend() != "cpu"
+    tokens, features, classes = (8192, 4096, 131072) if large else (2048, 512, 32000)
+    dtype = jnp.bfloat16 if large else jnp.float32
+    keys = jax.random.split(jax.random.key(0), 3)
+    kernel = jax.random.normal(keys[1], (features, classes)) / math.sqrt(features)
+    labels = jax.random.randint(keys[2], (tokens,), 0, classes)
+    inputs = jax.random.normal(keys[0], (tokens, features), dtype), kernel.astype(dtype), labels
+    losses: dict[str, Loss] = {"plain": plain, "plain, float32": plain_float32}
+    for size in (None, 256, 512, 1024, 2048, 4096):
+        losses[f"linear, {size or 'default'}"] = functools.partial(linear, block_size=size)
+
+    def call(loss: Loss) -> Callable[[], Any]:
+        compiled = jax.jit(value_and_grad(loss))
+        return lambda: jax.block_until_ready(compiled(*inputs))
+
+    calls = {name: call(loss) for name, loss in losses.items()}
+    times = interleaved(calls, options.rounds, "blocks")
+    return [
+        {
+            "of": name,
+            "ms": statistics.median(times[name]),
+            "MB temporary": megabytes(value_and_grad(loss), *inputs),
+        }
+        for name, loss in losses.items()
+    ]
 
 
 def temporaries(options: argparse.Namespace) -> list[Row]:
@@ -336,6 +319,7 @@ def sharded(options: argparse.Namespace) -> list[Row]:
 
 SECTIONS = {
     "speed": speed,
+    "blocks": blocks,
     "temporaries": temporaries,
     "training": training,
     "compiled": compiled,

@@ -51,7 +51,10 @@ def linear_cross_entropy(
     two. Call it under `jit`; without, every call compiles its loop again.
 
     By default a block's logits and their gradient take 96 MiB; or its tokens are an eighth of the
-    features, if that is more: each block reads and writes the kernel's gradient once.
+    features, if that is more: each block reads and writes the kernel's gradient once. That is for
+    memory. On a GPU, where that memory is free and small products are slow, larger blocks pay: on
+    an H100, of 8192 tokens, 4096 features and 131072 classes in bfloat16, 4096 tokens at a time
+    took half the time of the default 512.
 
     With `axis_name`, in `shard_map`, each device has its own classes, all in order: `kernel`,
     `bias` and `class_weights` are its own (or the weights are those of all, as `class_weighted`
