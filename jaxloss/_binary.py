@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -9,7 +12,8 @@ from jaxtyping import Bool, Float, Real
 
 from jaxloss import _check, _checked, _options
 from jaxloss._autodiff import custom_vjp
-from jaxloss.primitives import safe_power, safe_product
+from jaxloss._exact import exponential, log_one_plus, log_one_plus_tail, product
+from jaxloss.primitives import safe_power, safe_product, softplus
 
 
 @_check.known_keywords
@@ -71,7 +75,7 @@ def _bernoulli(predictions: Array, targets: Array) -> Array:
 def _bernoulli_fwd(predictions: Array, targets: Array) -> tuple[Array, tuple[Array, Array]]:
     probabilities = predictions.astype(targets.dtype)
     value = safe_product(targets, -jnp.log(probabilities)) + safe_product(
-        1 - targets, -jnp.log1p(-probabilities)
+        1 - targets, -log_one_plus(-probabilities)
     )
     return value, (predictions, targets)
 
@@ -80,7 +84,7 @@ def _bernoulli_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Ar
     predictions, targets = residuals
     probabilities = predictions.astype(targets.dtype)
     slope = _ratio(1 - targets, 1 - probabilities) - _ratio(targets, probabilities)
-    log_odds = jnp.log(probabilities) - jnp.log1p(-probabilities)
+    log_odds = jnp.log(probabilities) - log_one_plus(-probabilities)
     return (slope * cotangent).astype(predictions.dtype), -log_odds * cotangent
 
 
@@ -149,30 +153,36 @@ def _logistic(logits: Array, targets: Array, pos_weight: Array) -> Array:
     return _logistic_fwd(logits, targets, pos_weight)[0]
 
 
-# With s(z) = log(1 + e^z) = max(z, 0) + log1p(e^-|z|) the loss is w y s(-z) + (1 - y) s(z), and
-# s' = sigma. Both sigmoids come from u = e^-|z|: the larger is 1 / (1 + u), the smaller
-# u / (1 + u), so neither is 1 minus the other. |z| and max are both selected on z > 0, so that at 0
-# too they are one smooth branch to the derivatives of higher order.
+# With s(z) = log(1 + e^z) the loss is w y s(-z) + (1 - y) s(z), and s' = sigma. Both s are the one
+# tail t = log1p(e^-|z|), and one of them is |z| more, so that
+#
+#     l = (w y + (1 - y)) t + c |z|,   c = 1 - y for z > 0, else w y
+#
+# in which nothing cancels. Both sigmoids come from u = e^-|z|: the larger is 1 / (1 + u), the
+# smaller u / (1 + u), so neither is 1 minus the other. In the derivative |z| is selected on z > 0,
+# so that at 0 too it is one smooth branch to the derivatives of higher order; that the value's
+# exponential is written otherwise spares XLA to store what the two would share.
 
 
 def _logistic_fwd(
     logits: Array, targets: Array, pos_weight: Array
 ) -> tuple[Array, tuple[Array, ...]]:
-    negative, positive = _softplus_of_both_signs(logits.astype(targets.dtype))
-    value = safe_product(pos_weight * targets, negative) + safe_product(1 - targets, positive)
+    value = _entropy(logits.astype(targets.dtype), pos_weight * targets, 1 - targets)
     return value, (logits, targets, pos_weight)
 
 
 def _logistic_bwd(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array, Array, Array]:
     logits, targets, pos_weight = residuals
     scores = logits.astype(targets.dtype)
-    sigmoid, complement = _sigmoids(scores)
-    slope = (1 - targets) * sigmoid - pos_weight * targets * complement
-    negative, positive = _softplus_of_both_signs(scores)
+    positive = scores > 0
+    tail = jnp.exp(-jnp.where(positive, scores, -scores))
+    of_one, of_zero = pos_weight * targets, 1 - targets
+    slope = jnp.where(positive, of_zero - of_one * tail, of_zero * tail - of_one) / (1 + tail)
+    negative = softplus(-scores)
     single = [axis for axis, length in enumerate(pos_weight.shape) if length == 1]
     return (
         (slope * cotangent).astype(logits.dtype),
-        (pos_weight * negative - positive) * cotangent,
+        (pos_weight * negative - softplus(scores)) * cotangent,
         jnp.sum(safe_product(targets, negative) * cotangent, single, keepdims=True),
     )
 
@@ -180,11 +190,11 @@ def _logistic_bwd(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array
 _logistic.defvjp(_logistic_fwd, _logistic_bwd)
 
 
-def _softplus_of_both_signs(scores: Array) -> tuple[Array, Array]:
-    """s(-z) and s(z)."""
-    positive = scores > 0
-    tail = jnp.log1p(jnp.exp(-jnp.where(positive, scores, -scores)))
-    return jnp.where(positive, 0, -scores) + tail, jnp.where(positive, scores, 0) + tail
+def _entropy(scores: Array, of_one: Array, of_zero: Array) -> Array:
+    """s(-z) and s(z), weighted; a weight of 0 drops what is infinite. For values only."""
+    weight = jnp.where(scores > 0, of_zero, of_one)
+    rest = (of_one + of_zero) * log_one_plus_tail(scores)
+    return jnp.where(weight == 0, rest, rest + weight * jnp.abs(scores))
 
 
 def _smoothed(function: str, targets: Array, label_smoothing: ArrayLike) -> Array:
@@ -306,58 +316,71 @@ def _focal(logits: Array, targets: Array, gamma: Array) -> Array:
     return _focal_fwd(logits, targets, gamma)[0]
 
 
-# With s = sigma(z) and n = sigma(-z), both from one exponential, q = y n + (1 - y) s and b the
-# binary cross-entropy,
+# With s = sigma(z) and n = sigma(-z), q = y n + (1 - y) s and b the binary cross-entropy,
 #
 #     dq/dz = (1 - 2y) s n      db/dz = (1 - y) s - y n      dl/dz = q^gamma (gamma b q'/q + b')
 #
 # and with respect to the target q' = n - s and b' = -z. For targets of 0 and 1 the two terms of
-# dl/dz have one sign, and q'/q is s or -n, which stays finite where q underflows.
+# dl/dz have one sign. All are quotients of u = e^-|z|, over 1 + u: q is m / (1 + u), and q'/q is
+# (1 - 2y) (u / m) / (1 + u), which stays finite where q underflows.
 
 
 def _focal_fwd(
     logits: Array, targets: Array, gamma: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
-    wrong = _wrong(targets, *_sigmoids(logits))
-    value = safe_product(safe_power(wrong, gamma), _entropy(logits, targets))
-    return value, (logits, targets, gamma)
+    power = _wrong(logits, targets, gamma).power
+    return safe_product(power, _entropy(logits, targets, 1 - targets)), (logits, targets, gamma)
 
 
 def _focal_bwd(
     residuals: tuple[Array, Array, Array], cotangent: Array
 ) -> tuple[Array, Array, Array]:
     logits, targets, gamma = residuals
-    sigmoid, complement = _sigmoids(logits)
-    wrong = _wrong(targets, sigmoid, complement)
-    loss = _entropy(logits, targets)
-    power = safe_power(wrong, gamma)
-    never = wrong == 0
-    divisor = jnp.where(never, 1, wrong)
-    relative = (1 - 2 * targets) * jnp.where(never, 0, sigmoid * complement / divisor)
-    slope = (1 - targets) * sigmoid - targets * complement
-    to_logits = power * (gamma * safe_product(relative, loss) + slope)
-    swing = jnp.where(never, 0, (complement - sigmoid) / divisor)
-    to_targets = safe_product(power, gamma * safe_product(swing, loss) - logits)
-    to_gamma = safe_product(power * jnp.log(divisor), loss)
+    positive = logits > 0
+    wrong = _wrong(logits, targets, gamma)
+    tail, whole = wrong.tail, 1 + wrong.tail
+    loss = _logistic(logits, targets, jnp.ones((1,) * logits.ndim, logits.dtype))
+    never = wrong.numerator == 0
+    divisor = jnp.where(never, 1, wrong.numerator)
+    relative = (1 - 2 * targets) * jnp.where(never, 0, tail / divisor) / whole
+    others = 1 - targets
+    slope = jnp.where(positive, others - targets * tail, others * tail - targets) / whole
+    to_logits = wrong.power * (gamma * safe_product(relative, loss) + slope)
+    swing = jnp.where(never, 0, jnp.where(positive, tail - 1, 1 - tail) / divisor)
+    to_targets = safe_product(wrong.power, gamma * safe_product(swing, loss) - logits)
+    to_gamma = safe_product(wrong.power * jnp.log(divisor / whole), loss)
     return to_logits * cotangent, to_targets * cotangent, to_gamma * cotangent
 
 
 _focal.defvjp(_focal_fwd, _focal_bwd)
 
 
-def _sigmoids(logits: Array) -> tuple[Array, Array]:
-    """sigma(z) and sigma(-z)."""
+class _Wrong(NamedTuple):
+    tail: Array  # e^-|z|
+    numerator: Array  # q (1 + e^-|z|)
+    power: Array  # q^gamma
+
+
+def _wrong(logits: Array, targets: Array, gamma: Array) -> _Wrong:
+    """The probability of being wrong, and its power.
+
+    A power multiplies the relative error of its base; so the error that the exponential, the sum
+    and the quotient leave in it is taken along.
+    """
     positive = logits > 0
-    tail = jnp.exp(-jnp.where(positive, logits, -logits))
-    larger, smaller = 1 / (1 + tail), tail / (1 + tail)
-    sigmoid = jnp.where(positive, larger, smaller)
-    return sigmoid, jnp.where(positive, smaller, larger)
-
-
-def _wrong(targets: Array, sigmoid: Array, complement: Array) -> Array:
-    return targets * complement + (1 - targets) * sigmoid
-
-
-def _entropy(logits: Array, targets: Array) -> Array:
-    negative, positive = _softplus_of_both_signs(logits)
-    return safe_product(targets, negative) + safe_product(1 - targets, positive)
+    tail, relative = exponential(-jnp.where(positive, logits, -logits))
+    others = 1 - targets
+    small = jnp.where(positive, targets, others) * tail
+    numerator = jnp.where(positive, others, targets) + small
+    whole = 1 + tail
+    lost = ((1 - whole) + tail) + tail * relative
+    quotient = numerator / whole
+    # Scaled, so that errors of small numbers are not flushed to 0.
+    scale = 2.0**40
+    multiple, lost_of_multiple = product(quotient * scale, whole)
+    missing = (numerator * scale - multiple) - lost_of_multiple
+    missing = (missing - quotient * scale * lost) + small * scale * relative
+    never = numerator == 0
+    correction = jnp.where(never, 0, missing / jnp.where(never, 1, numerator * scale))
+    power = safe_power(quotient, gamma)
+    return _Wrong(tail, numerator, power + power * (gamma * jax.lax.stop_gradient(correction)))

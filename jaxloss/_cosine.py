@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._autodiff import custom_vjp
+from jaxloss._exact import product as product_of
 from jaxloss._vectors import scaled
 
 # With r = b - (a.b / a.a) a, the part of b that is orthogonal to a,
@@ -124,17 +124,7 @@ def _orthogonal(vector: Array, to: Array, product: Array, square: Array, axis: i
     factor = product / _nonzero(square)
     # Dekker's product gives the rounding error of factor * to, which near parallel vectors is as
     # large as what is left; to derivatives it is a constant 0.
-    along = factor * to
-    factor_high, to_high = _high(factor), _high(to)
-    factor_low, to_low = factor - factor_high, to - to_high
-    error = factor_high * to_high - along
-    error = ((error + factor_high * to_low) + factor_low * to_high) + factor_low * to_low
-    left = (vector - along) - jax.lax.stop_gradient(error)
+    along, lost = product_of(factor, to)
+    left = (vector - along) - lost
     # The factor was rounded, so a little along `to` is left: once more.
     return left - _dot(left, to, axis) / _nonzero(square) * to
-
-
-def _high(values: Array) -> Array:
-    """The upper half of the digits: products of two such are exact."""
-    limits = jnp.finfo(values.dtype)
-    return jax.lax.reduce_precision(values, limits.nexp, (limits.nmant + 1) // 2 - 1)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Real
 
 from jaxloss import _check
 from jaxloss._autodiff import custom_vjp
+from jaxloss._exact import log_one_plus_tail
 
 
 def safe_product(
@@ -209,14 +210,15 @@ def _softplus(values: Array) -> Array:
 
 
 # Of the sigmoid's two forms, 1 / (1 + u) and u / (1 + u) with u = e^-|x|, each is taken where it
-# does not cancel. |x| and max are both selected on x > 0, so that at 0 too they are one smooth
-# branch to the derivatives of higher order.
+# does not cancel. In the derivative |x| and max are both selected on x > 0, so that at 0 too they
+# are one smooth branch to the derivatives of higher order. The value has |x| instead: so XLA finds
+# no exponential that the two share, and computes one in each of two loops where it would otherwise
+# store it between them.
 
 
 def _softplus_fwd(values: Array) -> tuple[Array, Array]:
-    positive = values > 0
-    tail = jnp.log1p(jnp.exp(-jnp.where(positive, values, -values)))
-    return jnp.where(positive, values, 0) + tail, values
+    tail = log_one_plus_tail(values)
+    return jnp.where(values > 0, values + tail, tail), values
 
 
 def _softplus_bwd(values: Array, cotangent: Array) -> tuple[Array]:
@@ -273,7 +275,7 @@ def _log_cosh_fwd(values: Array) -> tuple[Array, Array]:
     for n in range(_COSH_TERMS, 1, -1):
         series = 1 + squares * (series / (2 * n * (2 * n - 1)))
     near = jnp.log1p(squares / 2 * series)
-    far = (sizes - math.log(2)) + jnp.log1p(jnp.exp(-2 * sizes))
+    far = (sizes - math.log(2)) + log_one_plus_tail(2 * sizes)
     return jnp.where(sizes < 1, near, far), values
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, Real
 
 from jaxloss import _check, _options, primitives
 from jaxloss._autodiff import custom_vjp
+from jaxloss._exact import difference
 
 
 @_check.known_keywords
@@ -48,9 +49,8 @@ def smooth_l1(
     Source: Girshick, "Fast R-CNN" (2015), equation 3; PyTorch `smooth_l1_loss`.
     """
     predictions, targets = _check.matched("smooth_l1", predictions=predictions, targets=targets)
-    errors = predictions - targets
-    width = _width("smooth_l1", "beta", beta, errors.dtype)
-    return _smooth_l1(errors, width, jnp.ones_like(width))
+    width = _width("smooth_l1", "beta", beta, predictions.dtype)
+    return _smooth_l1(*difference(predictions, targets), width, jnp.ones_like(width))
 
 
 @_check.known_keywords
@@ -92,9 +92,8 @@ def huber(
     `huber_loss`.
     """
     predictions, targets = _check.matched("huber", predictions=predictions, targets=targets)
-    errors = predictions - targets
-    width = _width("huber", "delta", delta, errors.dtype)
-    return _smooth_l1(errors, width, width)
+    width = _width("huber", "delta", delta, predictions.dtype)
+    return _smooth_l1(*difference(predictions, targets), width, width)
 
 
 def _width(function: str, name: str, value: ArrayLike, dtype: jnp.dtype) -> Array:
@@ -105,8 +104,8 @@ def _width(function: str, name: str, value: ArrayLike, dtype: jnp.dtype) -> Arra
 
 
 @custom_vjp
-def _smooth_l1(errors: Array, width: Array, steepness: Array) -> Array:
-    return _smooth_l1_fwd(errors, width, steepness)[0]
+def _smooth_l1(errors: Array, lost: Array, width: Array, steepness: Array) -> Array:
+    return _smooth_l1_fwd(errors, lost, width, steepness)[0]
 
 
 # A parabola up to |e| = w, then lines of slope k. With a = |e| and q = min(a, w) both are one
@@ -116,24 +115,30 @@ def _smooth_l1(errors: Array, width: Array, steepness: Array) -> Array:
 #     dl/de = s        dl/dw = -s^2 / (2 k)        dl/dk = l / k
 #
 # on both branches. Plain autodiff of the two branches selects between them and stores both; this
-# rule stores the errors.
+# rule stores the errors. The value counts what was lost by rounding e and a - q / 2, each times
+# its slope; for the derivatives that is too little to matter.
 
 
 def _smooth_l1_fwd(
-    errors: Array, width: Array, steepness: Array
+    errors: Array, lost: Array, width: Array, steepness: Array
 ) -> tuple[Array, tuple[Array, ...]]:
     sizes = jnp.abs(errors)
-    quadratic = jnp.minimum(sizes, width)
-    value = steepness / width * quadratic * (sizes - quadratic / 2)
+    lost = jnp.sign(errors) * lost
+    rest, lost_of_rest = difference(sizes, width / 2)
+    parabola = sizes * (sizes / 2) + sizes * lost
+    lines = width * rest + width * (lost_of_rest + lost)
+    value = steepness / width * jnp.where(sizes < width, parabola, lines)
     return value, (errors, width, steepness)
 
 
-def _smooth_l1_bwd(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array, Array, Array]:
+def _smooth_l1_bwd(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array, ...]:
     errors, width, steepness = residuals
     slope = jnp.clip(steepness / width * errors, -steepness, steepness)
-    value, _ = _smooth_l1_fwd(errors, width, steepness)
+    nothing = jnp.zeros_like(errors)
+    value, _ = _smooth_l1_fwd(errors, nothing, width, steepness)
     return (
         slope * cotangent,
+        nothing,
         jnp.sum(-jnp.square(slope) / (2 * steepness) * cotangent),
         jnp.sum(value / steepness * cotangent),
     )

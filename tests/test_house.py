@@ -21,6 +21,7 @@ FLOORS = {
     "_weighted": 0,
     "_autodiff": 1,
     "_check": 1,
+    "_exact": 2,
     "_options": 2,
     "_elementary": 3,
     "_vectors": 3,
