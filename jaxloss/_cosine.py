@@ -12,9 +12,9 @@ from jaxloss._autodiff import custom_vjp
 from jaxloss._exact import product as product_of
 from jaxloss._vectors import scaled
 
-# With r = b - (a.b / a.a) a, the part of b that is orthogonal to a,
+# With f = a.b / a.a and r = b - f a, the part of b that is orthogonal to a,
 #
-#     sin^2 = |r|^2 / |b|^2        1 - |cos| = sin^2 / (1 + sqrt(1 - sin^2))
+#     1 - |cos| = |r|^2 / (|b|^2 + |b| sqrt(f a.b)),   as |b|^2 = |r|^2 + f a.b
 #     d cos / da = r / (|a| |b|)
 #
 # so the distance of nearly parallel vectors is a square of their small difference, and not the
@@ -80,13 +80,12 @@ def _angle(first: Array, second: Array, axis: int) -> _Angle:
     second, _ = scaled(second, axis)
     first_square, second_square = _square(first, axis), _square(second, axis)
     product = _dot(first, second, axis)
-    lengths = _root(first_square) * _root(second_square)
-    cosine = product / lengths
+    cosine = product / _root(first_square * second_square)
     orthogonal = _orthogonal(second, first, product, first_square, axis)
-    squared_sine = jnp.minimum(_dot(orthogonal, orthogonal, axis) / _nonzero(second_square), 1)
-    deficit = squared_sine / (1 + _root(1 - squared_sine))
-    # A NaN is neither steep nor flat, and shows in the deficit.
-    return _Angle(cosine, deficit, jnp.abs(cosine) < 0.7)
+    common = jnp.square(product) / _nonzero(first_square) * second_square
+    deficit = _dot(orthogonal, orthogonal, axis) / _nonzero(second_square + _root(common))
+    # Here either of the two is as far from exact. A NaN is not steep, and shows in the deficit.
+    return _Angle(cosine, deficit, jnp.abs(cosine) < 0.58)
 
 
 def _slope(first: Array, second: Array, axis: int) -> Array:
@@ -96,7 +95,7 @@ def _slope(first: Array, second: Array, axis: int) -> Array:
     first_square, second_square = _square(first, axis), _square(second, axis)
     product = _dot(first, second, axis)
     orthogonal = _orthogonal(second, first, product, first_square, axis)
-    slope = orthogonal / (_root(first_square) * _root(second_square)) / scale
+    slope = orthogonal / _root(first_square * second_square) / scale
     return jnp.where((first_square == 0) | (second_square == 0), 0, slope)
 
 
