@@ -12,6 +12,7 @@ from jaxtyping import Float, Real
 
 from jaxloss import _check, _checked, _options
 from jaxloss._autodiff import custom_vjp
+from jaxloss._exact import exponential
 from jaxloss.primitives import log_cosh, safe_product
 
 
@@ -38,7 +39,7 @@ def _reduced(
 
 def _targets_and_logarithms(targets: Array, log_targets: bool) -> tuple[Array, Array]:
     if log_targets:
-        return jnp.exp(targets), targets
+        return exponential(targets)[0], targets
     # The guard keeps the logarithm's derivative at 0 out of derivatives of higher order.
     zero = targets == 0
     return targets, jnp.where(zero, -jnp.inf, jnp.log(jnp.where(zero, 1, targets)))
@@ -182,24 +183,21 @@ def _bregman(log_probs: Array, targets: Array, log_targets: bool) -> Array:
 
 # With d = log p - log t a term is t (e^d - 1 - d), for |d| < 1 from the series
 #
-#     e^d - 1 - d = d^2/2 (1 + d/3 (1 + d/4 (1 + ...))),
+#     e^d - 1 - d = d^2 (1/2! + d/3! + d^2/4! + ...),
 #
 # else as (p - t) - t d, where nothing cancels much. Its derivatives are p - t = t (e^d - 1) with
-# respect to log p and -d to t. Twenty terms are enough for float64.
-_EXPONENTIAL_TERMS = 20
+# respect to log p, from the same series, and -d to t.
 
 
 def _bregman_fwd(
     log_probs: Array, targets: Array, log_targets: bool
 ) -> tuple[Array, tuple[Array, Array]]:
     probabilities, logarithms = _targets_and_logarithms(targets, log_targets)
-    difference, near = _difference(log_probs, logarithms)
-    series = jnp.ones_like(difference)
-    for n in range(_EXPONENTIAL_TERMS, 2, -1):
-        series = 1 + difference * series / n
-    excess = probabilities * (jnp.square(difference) / 2 * series)
+    change, near = _difference(log_probs, logarithms)
+    excess = probabilities * _excess(change)
     logarithms = jnp.where(probabilities == 0, 0, logarithms)
-    far = (jnp.exp(log_probs) - probabilities) + safe_product(probabilities, logarithms - log_probs)
+    far = exponential(log_probs)[0] - probabilities
+    far = far + safe_product(probabilities, logarithms - log_probs)
     return jnp.where(near, excess, far), (log_probs, targets)
 
 
@@ -208,9 +206,11 @@ def _bregman_bwd(
 ) -> tuple[Array, Array]:
     log_probs, targets = residuals
     probabilities, logarithms = _targets_and_logarithms(targets, log_targets)
-    difference, near = _difference(log_probs, logarithms)
+    change, near = _difference(log_probs, logarithms)
     to_log_probs = jnp.where(
-        near, probabilities * jnp.expm1(difference), jnp.exp(log_probs) - probabilities
+        near,
+        probabilities * (change + _excess(change)),
+        exponential(log_probs)[0] - probabilities,
     )
     to_targets = _to_targets(logarithms - log_probs, probabilities, log_targets)
     return to_log_probs * cotangent, to_targets * cotangent
@@ -221,9 +221,17 @@ _bregman.defvjp(_bregman_fwd, _bregman_bwd)
 
 def _difference(log_probs: Array, logarithms: Array) -> tuple[Array, Array]:
     """log p - log t where it is small, else 0, and where that is."""
-    difference = log_probs - logarithms
-    near = jnp.abs(difference) < 1
-    return jnp.where(near, difference, 0), near
+    change = log_probs - logarithms
+    near = jnp.abs(change) < 1
+    return jnp.where(near, change, 0), near
+
+
+def _excess(change: Array) -> Array:
+    """e^d - 1 - d, of |d| up to 1."""
+    series = jnp.zeros_like(change)
+    for n in range(12 if change.dtype == jnp.float32 else 21, 1, -1):
+        series = series * change + 1 / math.factorial(n)
+    return jnp.square(change) * series
 
 
 @_check.known_keywords
