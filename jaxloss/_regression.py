@@ -9,6 +9,7 @@ from jaxtyping import Float, Real
 
 from jaxloss import _check, _options
 from jaxloss._autodiff import custom_vjp
+from jaxloss._exact import log_one_plus
 from jaxloss.primitives import absolute, positive_part
 
 
@@ -205,16 +206,20 @@ def _log_ratio(predictions: Array, targets: Array) -> Array:
     return _log_ratio_fwd(predictions, targets)[0]
 
 
-# log((1 + p) / (1 + t)): the difference of the logarithms cancels where p is near t, log1p of
-# (p - t) / (1 + t) where p is near -1. Each has its half of the line, and one derivative,
-# 1 / (1 + p) and -1 / (1 + t).
+# log((1 + p) / (1 + t)): as log1p of (p - t) / (1 + t) where p is near t, for there the quotient's
+# last digit is all of the logarithm; elsewhere as it stands, for the difference of two logarithms
+# would cancel, but where the ratio overflows. Its derivatives are 1 / (1 + p) and -1 / (1 + t).
 
 
 def _log_ratio_fwd(predictions: Array, targets: Array) -> tuple[Array, tuple[Array, Array]]:
     change = (predictions - targets) / (1 + targets)
-    value = jnp.where(
-        jnp.abs(change) < 0.5, jnp.log1p(change), jnp.log1p(predictions) - jnp.log1p(targets)
-    )
+    above, below = 1 + predictions, 1 + targets
+    ratio = above / below
+    held = (ratio > float(jnp.finfo(ratio.dtype).tiny)) & jnp.isfinite(ratio)
+    far = jnp.where(held, jnp.log(ratio), jnp.log(above) - jnp.log(below))
+    near = jnp.abs(change) < 0.5
+    # The selection also keeps XLA from adding 1 to an unrounded quotient.
+    value = jnp.where(near, log_one_plus(jnp.where(near, change, 0)), far)
     return value * _validity(predictions, targets), (predictions, targets)
 
 
