@@ -50,8 +50,9 @@ def test_cross_entropy_to_the_last_places(spread, rng):
         # XLA flushes the terms that underflow, which near there are part of the sum.
         normal = np.array([[abs(g) > 1e-30 for g in truth[1]] for truth in truths])
         kept = np.array([truth[0] > 1e-30 for truth in truths])
-        # XLA's exp is within 1 and its log1p within 1.7; sum, quotient and product add the rest.
-        assert ulps(value[kept], [t[0] for t, k in zip(truths, kept, strict=True) if k]) <= 3.5
+        # 2.03 over 2000 rows of each regime: exp and log1p, where called, are within 1; in the
+        # gradient sum, quotient and product add the rest.
+        assert ulps(value[kept], [t[0] for t, k in zip(truths, kept, strict=True) if k]) <= 2
         flat = [g for truth in truths for g in truth[1]]
         flat = [g for g, ok in zip(flat, normal.ravel(), strict=True) if ok]
         assert ulps(gradient[normal], flat) <= 4
