@@ -33,8 +33,10 @@ from jaxloss._elementary import safe_product
 
 
 def _maximum(logits: Array, axis: int) -> Array:
-    # It only shifts, so it is a constant to every derivative; through ties jnp.max is not smooth.
-    return jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
+    # It only shifts: no derivative depends on its own, which JAX spreads over ties. But with it a
+    # second derivative is of differences to the maximum's entry, so that terms of a class that is
+    # far ahead do not have to cancel.
+    return jnp.max(logits, axis, keepdims=True)
 
 
 def _shifted(logits: Array, maximum: Array) -> tuple[Array, Array]:
