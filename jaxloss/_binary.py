@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Real
 
 from jaxloss import _check, _checked, _options
 from jaxloss._autodiff import custom_vjp
+from jaxloss._elementary import quotient
 from jaxloss._exact import exponential, log_one_plus, log_one_plus_tail, product
 from jaxloss.primitives import safe_power, safe_product, softplus
 
@@ -94,7 +95,7 @@ _bernoulli.defvjp(_bernoulli_fwd, _bernoulli_bwd)
 def _ratio(part: Array, whole: Array) -> Array:
     """Quotient with 0 / 0 = 0, and NaN for a negative denominator."""
     whole = jnp.where((part == 0) & (whole == 0), 1, whole)
-    return part / jnp.where(whole < 0, jnp.nan, whole)
+    return quotient(part, jnp.where(whole < 0, jnp.nan, whole))
 
 
 @_check.known_keywords
@@ -342,11 +343,11 @@ def _focal_bwd(
     loss = _logistic(logits, targets, jnp.ones((1,) * logits.ndim, logits.dtype))
     never = wrong.numerator == 0
     divisor = jnp.where(never, 1, wrong.numerator)
-    relative = (1 - 2 * targets) * jnp.where(never, 0, tail / divisor) / whole
+    relative = (1 - 2 * targets) * jnp.where(never, 0, quotient(tail, divisor)) / whole
     others = 1 - targets
     slope = jnp.where(positive, others - targets * tail, others * tail - targets) / whole
     to_logits = wrong.power * (gamma * safe_product(relative, loss) + slope)
-    swing = jnp.where(never, 0, jnp.where(positive, tail - 1, 1 - tail) / divisor)
+    swing = jnp.where(never, 0, quotient(jnp.where(positive, tail - 1, 1 - tail), divisor))
     to_targets = safe_product(wrong.power, gamma * safe_product(swing, loss) - logits)
     to_gamma = safe_product(wrong.power * jnp.log(divisor / whole), loss)
     return to_logits * cotangent, to_targets * cotangent, to_gamma * cotangent

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Integer, Real
 
 from jaxloss import _check, _checked, _options
 from jaxloss._autodiff import custom_vjp
+from jaxloss._elementary import quotient
 from jaxloss.primitives import (
     expected_log_softmax,
     log_softmax,
@@ -292,7 +293,7 @@ def _focal_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array,
     log_prob, gamma = residuals
     complement = _complement(log_prob)
     certain = complement == 0
-    ratio = jnp.where(certain, -1, log_prob / jnp.where(certain, 1, complement))
+    ratio = jnp.where(certain, -1, quotient(log_prob, jnp.where(certain, 1, complement)))
     power = safe_power(complement, gamma)
     slope = power * (gamma * safe_product(jnp.exp(log_prob), ratio) - 1)
     to_gamma = -safe_product(power * jnp.log(jnp.where(certain, 1, complement)), log_prob)

@@ -75,6 +75,24 @@ def safe_power(
     return jnp.where(zero, of_zero, jnp.where(zero, 1, base) ** exponent)
 
 
+@custom_vjp
+def quotient(numerator: Array, denominator: Array) -> Array:
+    """a / b, differentiated as a quotient of quotients: JAX divides by b^2, which underflows."""
+    return numerator / denominator
+
+
+def _quotient_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    numerator, denominator = residuals
+    slope = cotangent / denominator
+    return slope, -slope * (numerator / denominator)
+
+
+quotient.defvjp(
+    lambda numerator, denominator: (numerator / denominator, (numerator, denominator)),
+    _quotient_bwd,
+)
+
+
 def xlogy(x: Real[ArrayLike, "*shape"], y: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     r"""Product of $x$ and $\log y$ in which $0 \log 0$ is 0.
 

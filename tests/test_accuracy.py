@@ -296,3 +296,48 @@ def test_triplets_of_near_points(rng):
     np.testing.assert_allclose(
         gradient, units - away / np.linalg.norm(away, axis=-1, keepdims=True), atol=3e-7
     )
+
+
+def indexed(logits):
+    return jaxloss.cross_entropy(logits, 1)
+
+
+def soft(logits):
+    return jaxloss.cross_entropy(logits, jnp.array([0.25, 0.5, 0.25]))
+
+
+def adaptive(logits):
+    """The head alone has classes that are scored by identity."""
+    parameters = jaxloss.AdaptiveSoftmax(jnp.eye(3), ((jnp.ones((3, 1)), jnp.ones((1, 2))),))
+    return jaxloss.adaptive_softmax(logits[None], parameters, jnp.array([1]))[0]
+
+
+def linear(logits):
+    return jaxloss.linear_cross_entropy(logits[None], jnp.eye(3), jnp.array([1]))[0]
+
+
+@pytest.mark.parametrize("loss", [indexed, soft, primitives.logsumexp, adaptive, linear])
+def test_second_derivatives_keep_the_tail_of_a_class_far_ahead(loss):
+    """That of log sum exp along v is p (v - sum p v), all of it a tail where one p is nearly 1."""
+    logits, along = jnp.array([40.0, 0.0, -1.0]), jnp.array([0.5, 0.75, 1.25])
+    with jax.default_matmul_precision("highest"):
+        second = jax.jit(lambda z: jax.jvp(jax.grad(loss), (z,), (along,))[1])(logits)
+    shares = [mpmath.exp(z) for z in exact(logits)]
+    shares = [share / mpmath.fsum(shares) for share in shares]
+    mean = mpmath.fsum(p * v for p, v in zip(shares, exact(along), strict=True))
+    truths = [float(p * (v - mean)) for p, v in zip(shares, exact(along), strict=True)]
+    np.testing.assert_allclose(second, truths, rtol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [1.5, 2.0])
+def test_second_derivatives_of_confident_focal_losses_underflow_to_nothing(gamma):
+    for nats in (45.0, 80.0):
+        of_sigmoid = jax.hessian(lambda z: jaxloss.sigmoid_focal(z, 1.0, gamma=gamma))(nats)
+        of_softmax = jax.hessian(lambda z: jaxloss.softmax_focal(z, 0, gamma=gamma))(
+            jnp.array([nats, 0.0])
+        )
+        assert of_sigmoid == 0 and np.all(of_softmax == 0)
+
+
+def test_the_probability_of_no_target_has_a_finite_second_derivative():
+    assert jax.hessian(lambda p: jaxloss.binary_cross_entropy(p, 0.0))(1e-25) == 1
