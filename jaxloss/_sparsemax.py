@@ -23,8 +23,8 @@ def sparsemax(
 
     for target distribution $q$; $p$ is the point of the simplex nearest to the scores. Gradient:
     $p - q$. The loss is 0 once the label is ahead of all others by 1. A logit of -inf takes its
-    class out; with a positive target there the loss is inf. A label out of range, negative ones
-    included, gives NaN in loss and gradient.
+    class out; with a positive target there the loss is inf. Logits of which all are -inf or any is
+    +inf give NaN in loss and gradient, and so does a label out of range, negative ones included.
 
     Args:
         logits: real scores, at least one class along `axis`.
@@ -114,7 +114,9 @@ def _distribution(targets: Array, scores: Array) -> Array:
 
 def _threshold(scores: Array) -> tuple[Array, Array]:
     """Scores less their maximum, which is 0 then, and tau for them, between -1 and 0."""
-    shifted = scores - jax.lax.stop_gradient(jnp.max(scores, -1, keepdims=True))
+    highest = jax.lax.stop_gradient(jnp.max(scores, -1, keepdims=True))
+    # No distribution is nearest to scores that are all -inf, or to one of inf.
+    shifted = jnp.where(jnp.isinf(highest), jnp.nan, scores - highest)
     ordered = -jnp.sort(-jax.lax.stop_gradient(shifted))
     counts = 1 + jax.lax.broadcasted_iota(scores.dtype, scores.shape, scores.ndim - 1)
     # The k highest scores share the mass if the lowest of them is above what would be tau.
