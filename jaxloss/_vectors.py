@@ -21,15 +21,18 @@ def scaled(vectors: Array, axis: int) -> tuple[Array, Array]:
     So no square overflows or is flushed to zero, and nothing is rounded. The power is a constant to
     derivatives.
     """
-    limits = jnp.finfo(vectors.dtype)
-    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(vectors)), axis, keepdims=True)
-    # Within a factor of two of the limits, so that both the power and its reciprocal are normal.
-    largest = jnp.clip(largest, 4 * float(limits.tiny), float(limits.max) / 4)
-    # Rounding to a mantissa of no bits leaves the nearest power of two.
-    power = jax.lax.reduce_precision(largest, limits.nexp, 0)
+    power = _power_of_two(jnp.max(jnp.abs(jax.lax.stop_gradient(vectors)), axis, keepdims=True))
     # The minimum changes nothing but infinity, yet without it XLA would turn (c / s) (c / s) of a
     # constant c into (c c) / (s s), which overflows.
-    return jnp.minimum(vectors / power, float(limits.max)), power
+    return jnp.minimum(vectors / power, float(jnp.finfo(vectors.dtype).max)), power
+
+
+def _power_of_two(sizes: Array) -> Array:
+    """The nearest one, both it and its reciprocal normal numbers."""
+    limits = jnp.finfo(sizes.dtype)
+    sizes = jnp.clip(sizes, 4 * float(limits.tiny), float(limits.max) / 4)
+    # Rounding to a mantissa of no bits leaves the nearest power of two.
+    return jax.lax.reduce_precision(sizes, limits.nexp, 0)
 
 
 def norm(
@@ -108,6 +111,8 @@ def _norm_bwd(
     elif p == math.inf:
         attained = (jnp.abs(vectors) == length).astype(vectors.dtype) * jnp.sign(vectors)
         slope = attained / jnp.maximum(jnp.sum(jnp.abs(attained), axis, keepdims=True), 1)
+        # XLA makes a selection of the product, and a NaN is not selected.
+        slope = jnp.where(jnp.isnan(length), length, slope)
     elif p == 2:
         slope = quotient
     else:
@@ -123,7 +128,12 @@ _norm.defvjp(_norm_fwd, _norm_bwd)
 def direction(vectors: Array, length: Array) -> Array:
     """Vectors over their length, 0 with derivative 0 for the zero vector."""
     zero = length == 0
-    return jnp.where(zero, 0, vectors / jnp.where(zero, 1, length))
+    length = jnp.where(zero, 1, length)
+    # Both over a power of two first: the quotient's derivative squares the length. The maximum
+    # changes nothing, yet without it XLA would turn (a / s) / (b / s) into (a s) / (s b).
+    power = _power_of_two(jax.lax.stop_gradient(length))
+    length = jnp.maximum(length / power, float(jnp.finfo(length.dtype).tiny))
+    return jnp.where(zero, 0, (vectors / power) / length)
 
 
 @functools.partial(custom_vjp, static=1)

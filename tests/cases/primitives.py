@@ -162,6 +162,7 @@ ELEMENTS = (
             options={} if p == 2 else {"p": p, "axis": axis},
             kinks=(
                 (([0.0, 0.0],), 0.0, [0.0, 0.0]),
+                (([np.nan, 1.0],), np.nan, [np.nan, np.nan]),
                 (([3.0, -3.0],), 3 * 2 ** (1 / p), [2 ** (1 / p - 1), -(2 ** (1 / p - 1))]),
             )
             if axis == -1
