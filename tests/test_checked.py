@@ -23,6 +23,7 @@ from jaxloss import (
     weighted_sum,
 )
 from tests.cases import BASE, OF_EACH_KIND, each
+from tests.cases.policy import takes_labels
 
 LOGITS = jnp.zeros((4, 3))
 LABELS = jnp.array([0, 1, 7, -1])
@@ -154,7 +155,7 @@ def test_a_bad_value_is_named(name):
 
 
 @each(BASE)
-def test_a_nan_in_any_argument_is_named_and_good_input_is_not(case, rng):
+def test_a_nan_or_label_that_should_not_be_there_is_named_and_good_input_is_not(case, rng):
     arrays = [jnp.asarray(a) for a in case.arrays(rng, np.float32)]
     run = checked(jax.jit(case.bound))
     jax.block_until_ready(run(*arrays))
@@ -165,6 +166,10 @@ def test_a_nan_in_any_argument_is_named_and_good_input_is_not(case, rng):
         bad = [a.at[place].set(jnp.nan) if m == n else a for m, a in enumerate(arrays)]
         with says(f"{case.name}: {name} must be numbers, got nan at index {place}; mask it out"):
             run(*bad)
+    if takes_labels(case):
+        *others, labels = arrays
+        with says(f"{case.name}: labels must be classes from 0 to"):
+            run(*others, labels.at[(0,) * labels.ndim].set(-100))
 
 
 @pytest.mark.exhaustive

@@ -264,21 +264,6 @@ def test_weights_of_one_change_nothing_and_factors_multiply(case, data):
     chex.assert_trees_all_close(twice_scaled, expected, **CLOSE)
 
 
-@each(LOSSES, quick=OF_EACH_KIND)
-def test_the_mean_of_nothing_is_zero(case, rng):
-    """With gradient 0: of an empty batch, and where all is masked or all weighs 0."""
-    inputs = case.arrays(rng)
-    everything, nothing = np.ones(losses_shape(case), bool), np.zeros(losses_shape(case), bool)
-    run = in_every_mode(case)
-    with x64_enabled():
-        first, *others = (jnp.asarray(a[:0]) for a in inputs)
-        empty = quick_jit(jax.value_and_grad(lambda x: mean(traced(case))(x, *others)))(first)
-    all_masked = run(inputs, np.ones(nothing.shape), nothing)
-    all_weightless = run(inputs, np.zeros(nothing.shape), everything)
-    for array in jax.tree.leaves((empty, all_masked, all_weightless)):
-        np.testing.assert_array_equal(array, 0)
-
-
 def takes_labels(case):
     """Whether the second input is integer classes, one for each loss."""
     _, second = list(inspect.signature(case.loss).parameters)[:2]

@@ -66,8 +66,8 @@ def stacked_statistics(hidden, kernel, labels, *, block_size=None):
 stacked_statistics.__name__ = "linear_statistics"
 
 
-def plain_statistics(hidden, labels, block_size=None):
-    logits = hidden @ KERNEL
+def plain_statistics(hidden, labels, bias=0.0, block_size=None):
+    logits = hidden @ KERNEL + bias
     log_probs = log_softmax(logits, -1)
     of_labels = jnp.sum(one_hot(labels, 5, -1) * log_probs, -1)
     entropy = -jnp.sum(jnp.exp(log_probs) * log_probs, -1)
@@ -84,9 +84,9 @@ PARAMETERS = jaxloss.AdaptiveSoftmax(
 )
 
 
-def adaptive_softmax(hidden, labels, block_size=None):
+def adaptive_softmax(hidden, labels, bias=PARAMETERS.bias, block_size=None):
     """Two classes in the head, two in the first tail, one in the second."""
-    head = log_softmax(hidden @ PARAMETERS.head + PARAMETERS.bias, -1)
+    head = log_softmax(hidden @ PARAMETERS.head + bias, -1)
     tails = [log_softmax(hidden @ p @ k, -1) for p, k in PARAMETERS.tails]
     clusters = [head[:, 2 + n, None] + tail for n, tail in enumerate(tails)]
     log_probs = jnp.concatenate([head[:, :2], *clusters], -1)
@@ -126,5 +126,6 @@ STATISTICS = (
         hidden_and_labels,
         plain_statistics,
         options={"block_size": 3},
+        classes=5,
     ),
 )

@@ -99,6 +99,7 @@ ELEMENTS = (
         lambda x, y: x * y,
         lambda x, y: y,
         kinks=(((0.0, -np.inf), 0.0, 0.0), ((2.0, np.inf), np.inf, np.inf)),
+        linear=True,
     ),
     Case(
         "safe_power",
@@ -115,6 +116,7 @@ ELEMENTS = (
         lambda x, y: x * jnp.log(y),
         lambda x, y: np.log(y),
         kinks=(((0.0, 0.0), 0.0, 0.0), ((1.0, 0.0), -np.inf, -np.inf), ((0.0, 1.0), 0.0, 0.0)),
+        linear=True,
     ),
     Case(
         "absolute",
