@@ -189,7 +189,7 @@ def main() -> int:
     parser.add_argument("losses", nargs="*", help="parts of names; all, by default")
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
     parser.add_argument(
-        "--chunks", type=int, default=8, help=f"of {NUMBERS} numbers or {VECTORS} vectors each"
+        "--chunks", type=int, default=2, help=f"of {NUMBERS} numbers or {VECTORS} vectors each"
     )
     parser.add_argument("--ours", action="store_true", help="without the peers")
     parser.add_argument("--medians", action="store_true", help="print those too")
