@@ -127,9 +127,9 @@ def cosine_embedding(
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxloss
-        >>> first, second = jnp.array([[1.0, 0.0], [1.0, 0.0]]), jnp.array([[3.0, 4.0], [3.0, 4.0]])
+        >>> first, second = jnp.array([[1.0, 0.0], [1.0, 0.0]]), jnp.array([[3.0, 4.0], [4.0, 3.0]])
         >>> jaxloss.cosine_embedding(first, second, jnp.array([1, -1]), margin=0.5)
-        Array([0.4, 0.1], dtype=float32)
+        Array([0.4, 0.3], dtype=float32)
 
     Source: PyTorch `cosine_embedding_loss`.
     """

@@ -125,10 +125,10 @@ def _smooth_l1_fwd(
     sizes = jnp.abs(errors)
     lost = jnp.sign(errors) * lost
     rest, lost_of_rest = difference(sizes, width / 2)
-    parabola = sizes * (sizes / 2) + sizes * lost
-    lines = width * rest + width * (lost_of_rest + lost)
-    value = steepness / width * jnp.where(sizes < width, parabola, lines)
-    return value, (errors, width, steepness)
+    slope = steepness / width * jnp.minimum(sizes, width)
+    parabola = slope * (sizes / 2) + slope * lost
+    lines = steepness * rest + steepness * (lost_of_rest + lost)
+    return jnp.where(sizes < width, parabola, lines), (errors, width, steepness)
 
 
 def _smooth_l1_bwd(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array, ...]:

@@ -82,15 +82,23 @@ def measured(
                 found.setdefault(side, {}).setdefault(part, []).append(distances)
     for side, parts in found.items():
         cell[side] = {
-            part: {"largest": float(np.max(all_)), "median": float(np.median(all_))}
+            part: {"largest": _rounded(np.max(all_)), "median": _rounded(np.median(all_))}
             for part, chunks_ in parts.items()
             if (all_ := np.concatenate([c.ravel() for c in chunks_])).size
         }
     return cell
 
 
+def _rounded(number: float) -> float:
+    return float(f"{number:.4g}")
+
+
 def _has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
+
+
+def _packages() -> list[str]:
+    return ["jax", "jaxlib", "optax", *(["torch"] if _has_torch() else [])]
 
 
 def limit(row: Row, part: str, dtype_name: str) -> float | None:
@@ -216,7 +224,7 @@ def main() -> int:
     console.print(f"{len(cells)} cells; {len(found)} misses:", *found, sep="\n", highlight=False)
     if options.json:
         about = {"device": jax.devices()[0].device_kind, "chunks": options.chunks}
-        about |= {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "optax")}
+        about |= {name: importlib.metadata.version(name) for name in _packages()}
         text = ",\n".join(json.dumps(cell) for cell in cells)
         Path(options.json).write_text(f'{{"about": {json.dumps(about)}, "cells": [\n{text}\n]}}\n')
     if options.picture:

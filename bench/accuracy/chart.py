@@ -50,8 +50,8 @@ def draw(cells: list[dict[str, Any]], file: str) -> None:
         )
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(losses)), losses)
-    panels[0].invert_yaxis()
-    panels[1].text(2**24, -0.9, "no digit left", fontsize=8, ha="center")
+    panels[0].set_ylim(len(losses) - 0.4, -1.3)
+    panels[1].text(2**24, -0.8, "no digit left", fontsize=8, ha="center")
     handles = {}
     for panel in panels:
         handles |= dict(zip(*panel.get_legend_handles_labels()[::-1], strict=True))
