@@ -37,8 +37,8 @@ SIDES = {"ours": of_jax, "optax": of_jax, "torch": of_torch}
 REACHED = Path(__file__).parent / "reached.json"
 # Half precision comes from float32, rounded once; that rounding can meet another.
 HALF = 0.51
-# XLA's functions differ a little between machines.
-SLACK = 0.5
+# XLA's functions differ a little between machines; what is left of second derivatives, by more.
+SLACK = {"value": 0.5, "gradient": 0.5, "second": 5.0}
 # Examples are drawn in chunks, so that fewer of them are the first of more: of single numbers, and
 # of vectors, whose truths take longer.
 NUMBERS, VECTORS = 256, 16
@@ -140,7 +140,7 @@ def worse(cells: list[Cell], reached: list[Cell]) -> list[str]:
             was = before.get(_key(cell), {}).get(part)
             if was is None:
                 found.append(f"{', '.join(_key(cell))}: {part} has not been measured before")
-            elif not ours["largest"] <= 1.1 * was["largest"] + SLACK:
+            elif not ours["largest"] <= 1.1 * was["largest"] + SLACK[part]:
                 found.append(
                     f"{', '.join(_key(cell))}: {part} {ours['largest']:.3g}, was "
                     f"{was['largest']:.3g}"
