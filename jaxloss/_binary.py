@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Real
 
 from jaxloss import _check, _checked, _options
 from jaxloss._autodiff import custom_vjp
-from jaxloss._elementary import quotient
-from jaxloss._exact import exponential, log_one_plus, log_one_plus_tail, product
+from jaxloss._elementary import quotient, softplus_of_both_signs
+from jaxloss._exact import exponential, log_one_plus, product
 from jaxloss.primitives import safe_power, safe_product, softplus
 
 
@@ -168,7 +168,7 @@ def _logistic(logits: Array, targets: Array, pos_weight: Array) -> Array:
 def _logistic_fwd(
     logits: Array, targets: Array, pos_weight: Array
 ) -> tuple[Array, tuple[Array, ...]]:
-    value = _entropy(logits.astype(targets.dtype), pos_weight * targets, 1 - targets)
+    value = softplus_of_both_signs(logits.astype(targets.dtype), pos_weight * targets, 1 - targets)
     return value, (logits, targets, pos_weight)
 
 
@@ -189,13 +189,6 @@ def _logistic_bwd(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array
 
 
 _logistic.defvjp(_logistic_fwd, _logistic_bwd)
-
-
-def _entropy(scores: Array, of_one: Array, of_zero: Array) -> Array:
-    """s(-z) and s(z), weighted; a weight of 0 drops what is infinite. For values only."""
-    weight = jnp.where(scores > 0, of_zero, of_one)
-    rest = (of_one + of_zero) * log_one_plus_tail(scores)
-    return jnp.where(weight == 0, rest, rest + weight * jnp.abs(scores))
 
 
 def _smoothed(function: str, targets: Array, label_smoothing: ArrayLike) -> Array:
@@ -330,7 +323,11 @@ def _focal_fwd(
     logits: Array, targets: Array, gamma: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
     power = _wrong(logits, targets, gamma).power
-    return safe_product(power, _entropy(logits, targets, 1 - targets)), (logits, targets, gamma)
+    return safe_product(power, softplus_of_both_signs(logits, targets, 1 - targets)), (
+        logits,
+        targets,
+        gamma,
+    )
 
 
 def _focal_bwd(

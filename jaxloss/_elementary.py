@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -64,7 +67,9 @@ def safe_power(
         ValueError: the shapes differ.
 
     Example:
-        >>> import jax
+        >>> from typing import Any
+
+    import jax
         >>> import jaxloss
         >>> jax.grad(jaxloss.primitives.safe_power)(0.0, 0.5)
         Array(0., dtype=float32, weak_type=True)
@@ -73,6 +78,26 @@ def safe_power(
     zero = base == 0
     of_zero = (exponent == 0).astype(base.dtype)
     return jnp.where(zero, of_zero, jnp.where(zero, 1, base) ** exponent)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def row_maximum(logits: Array, axis: int) -> Array:
+    """Along an axis that stays; it only shifts, and no derivative of a softmax depends on its own.
+
+    But with one, a second derivative is of differences to the maximum's entry, so that terms of a
+    class that is far ahead do not have to cancel. Ties share it.
+    """
+    return jnp.max(logits, axis, keepdims=True)
+
+
+@row_maximum.defjvp
+def _maximum_jvp(axis: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    [logits], [direction] = primals, tangents
+    highest = jnp.max(logits, axis, keepdims=True)
+    attained = (logits == highest).astype(logits.dtype)
+    # None attains it where XLA compares with products that are not rounded.
+    count = jnp.maximum(jnp.sum(attained, axis, keepdims=True), 1)
+    return highest, jnp.sum(direction * attained, axis, keepdims=True) / count
 
 
 @custom_vjp
@@ -246,6 +271,35 @@ def _softplus_bwd(values: Array, cotangent: Array) -> tuple[Array]:
 
 
 _softplus.defvjp(_softplus_fwd, _softplus_bwd)
+
+
+@custom_vjp
+def softplus_of_both_signs(values: Array, of_negative: Array, of_positive: Array) -> Array:
+    """That of -x and that of x, weighted; a weight of 0 drops what is infinite."""
+    return _of_both_signs_fwd(values, of_negative, of_positive)[0]
+
+
+# The selections of the value, which fuse into a reduction, have no derivative where a weight is 0.
+
+
+def _of_both_signs_fwd(
+    values: Array, of_negative: Array, of_positive: Array
+) -> tuple[Array, tuple[Array, ...]]:
+    weight = jnp.where(values > 0, of_positive, of_negative)
+    rest = (of_negative + of_positive) * log_one_plus_tail(values)
+    value = jnp.where(weight == 0, rest, rest + weight * jnp.abs(values))
+    return value, (values, of_negative, of_positive)
+
+
+def _of_both_signs_bwd(
+    residuals: tuple[Array, ...], cotangent: Array
+) -> tuple[Array, Array, Array]:
+    values, of_negative, of_positive = residuals
+    slope = of_positive * jax.nn.sigmoid(values) - of_negative * jax.nn.sigmoid(-values)
+    return slope * cotangent, softplus(-values) * cotangent, softplus(values) * cotangent
+
+
+softplus_of_both_signs.defvjp(_of_both_signs_fwd, _of_both_signs_bwd)
 
 
 def log_cosh(values: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:

@@ -131,13 +131,27 @@ _LOG_COEFFICIENTS = (
 )
 
 
+@custom_vjp
 def log_one_plus_tail(values: Array) -> Array:
-    """log(1 + e^-|x|), for values and not for derivatives, which a polynomial's are not."""
+    """log(1 + e^-|x|), with the derivative from below at 0."""
+    return _log_one_plus_tail_fwd(values)[0]
+
+
+def _log_one_plus_tail_fwd(values: Array) -> tuple[Array, Array]:
     tail = jnp.exp(-jnp.abs(values))
     if tail.dtype != jnp.float32:
-        return log_one_plus(tail)
+        return log_one_plus(tail), values
     series = jnp.full_like(tail, _LOG_COEFFICIENTS[-1])
     for coefficient in _LOG_COEFFICIENTS[-2::-1]:
         series = series * tail + coefficient
     # A difference, as XLA folds 0 + x to x, which may be -0.
-    return tail - tail * (tail * series)
+    return tail - tail * (tail * series), values
+
+
+def _log_one_plus_tail_bwd(values: Array, cotangent: Array) -> tuple[Array]:
+    positive = values > 0
+    tail = jnp.exp(-jnp.where(positive, values, -values))
+    return (jnp.where(positive, -tail, tail) / (1 + tail) * cotangent,)
+
+
+log_one_plus_tail.defvjp(_log_one_plus_tail_fwd, _log_one_plus_tail_bwd)

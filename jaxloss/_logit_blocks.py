@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss import _check
+from jaxloss._elementary import row_maximum
 
 AxisName = Hashable | None
 
@@ -162,9 +163,8 @@ def block(
     score = jnp.take_along_axis(logits, jnp.minimum(columns, width - 1)[:, None], 1)
     if layout.axis_name is not None:
         score = jax.lax.psum(jnp.where(own, score, 0), layout.axis_name)
-    # It only shifts: no derivative depends on its own, but with it the terms of second derivatives
-    # cancel less. JAX has none of pmax.
-    maximum = jnp.max(logits, 1, keepdims=True)
+    # JAX has no derivative of pmax; none depends on it.
+    maximum = row_maximum(logits, 1)
     if layout.axis_name is not None:
         maximum = jax.lax.pmax(jax.lax.stop_gradient(maximum), layout.axis_name)
 

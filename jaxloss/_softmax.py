@@ -17,7 +17,7 @@ from jaxtyping import Float, Integer, Real
 
 from jaxloss import _check
 from jaxloss._autodiff import custom_vjp
-from jaxloss._elementary import safe_product
+from jaxloss._elementary import row_maximum, safe_product
 
 # The softmax family stands on row statistics that never cancel. With m = max_j z_j,
 #
@@ -30,13 +30,6 @@ from jaxloss._elementary import safe_product
 #     T_k = sum_{j != k} e_j        S = T_k + e_k
 #
 # does the same in one reduction, and the complement of p_k is T_k / S wherever k stands.
-
-
-def _maximum(logits: Array, axis: int) -> Array:
-    # It only shifts: no derivative depends on its own, which JAX spreads over ties. But with it a
-    # second derivative is of differences to the maximum's entry, so that terms of a class that is
-    # far ahead do not have to cancel.
-    return jnp.max(logits, axis, keepdims=True)
 
 
 def _shifted(logits: Array, maximum: Array) -> tuple[Array, Array]:
@@ -82,7 +75,7 @@ def _below(logits: Array, maximum: Array) -> Array:
 def _maximum_rest_and_ties(logits: Array, axis: int) -> tuple[Array, Array, Array]:
     """m, T and r."""
     scores = logits.astype(_check.wide(logits))
-    maximum = _maximum(scores, axis)
+    maximum = row_maximum(scores, axis)
     exponentials = _exponentials(scores, maximum)
     # Behind barriers: what several fusions share, be it the broadcast of m, XLA writes to memory.
     again = jax.lax.optimization_barrier(maximum)
@@ -364,7 +357,7 @@ def _log_softmax_at(logits: Array, labels: Array, axis: int) -> Array:
 def log_softmax_at_fwd(logits: Array, labels: Array, axis: int) -> tuple[Array, tuple[Array, ...]]:
     scores = logits.astype(_check.wide(logits))
     index, valid = _check.valid_index(jnp.expand_dims(labels, axis), scores.shape[axis])
-    maximum = _maximum(scores, axis)
+    maximum = row_maximum(scores, axis)
     score = _picked(logits, index, axis)
     exponential = _exponentials(score, maximum)
     rest = jnp.sum(
