@@ -322,12 +322,9 @@ def _focal(logits: Array, targets: Array, gamma: Array) -> Array:
 def _focal_fwd(
     logits: Array, targets: Array, gamma: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
-    power = _wrong(logits, targets, gamma).power
-    return safe_product(power, softplus_of_both_signs(logits, targets, 1 - targets)), (
-        logits,
-        targets,
-        gamma,
-    )
+    loss = softplus_of_both_signs(logits, targets, 1 - targets)
+    value = safe_product(_wrong(logits, targets, gamma).power, loss)
+    return value, (logits, targets, gamma)
 
 
 def _focal_bwd(
@@ -372,13 +369,13 @@ def _wrong(logits: Array, targets: Array, gamma: Array) -> _Wrong:
     numerator = jnp.where(positive, others, targets) + small
     whole = 1 + tail
     lost = ((1 - whole) + tail) + tail * relative
-    quotient = numerator / whole
+    ratio = numerator / whole
     # Scaled, so that errors of small numbers are not flushed to 0.
     scale = 2.0**40
-    multiple, lost_of_multiple = product(quotient * scale, whole)
+    multiple, lost_of_multiple = product(ratio * scale, whole)
     missing = (numerator * scale - multiple) - lost_of_multiple
-    missing = (missing - quotient * scale * lost) + small * scale * relative
+    missing = (missing - ratio * scale * lost) + small * scale * relative
     never = numerator == 0
     correction = jnp.where(never, 0, missing / jnp.where(never, 1, numerator * scale))
-    power = safe_power(quotient, gamma)
+    power = safe_power(ratio, gamma)
     return _Wrong(tail, numerator, power + power * (gamma * jax.lax.stop_gradient(correction)))

@@ -67,9 +67,7 @@ def safe_power(
         ValueError: the shapes differ.
 
     Example:
-        >>> from typing import Any
-
-    import jax
+        >>> import jax
         >>> import jaxloss
         >>> jax.grad(jaxloss.primitives.safe_power)(0.0, 0.5)
         Array(0., dtype=float32, weak_type=True)
