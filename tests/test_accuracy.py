@@ -58,6 +58,14 @@ def test_cross_entropy_to_the_last_places(spread, rng):
         assert ulps(gradient[normal], flat) <= 4
 
 
+def test_cross_entropy_of_two_near_classes(rng):
+    """Whose logarithms are of 1 + x for x up to 1, where XLA's log1p is 2.5 ULP off."""
+    ahead = rng.uniform(0, 1, 3000).astype(np.float32)
+    logits = jnp.stack([jnp.asarray(ahead), jnp.zeros(3000)], -1)
+    losses = np.asarray(jax.jit(lambda z: jaxloss.cross_entropy(z, jnp.zeros(3000, int)))(logits))
+    assert ulps(losses, [mpmath.log1p(mpmath.exp(-z)) for z in exact(ahead)]) <= 2
+
+
 @pytest.mark.parametrize("spread", [1, 30], ids=["benign", "confident"])
 def test_binary_cross_entropy_with_logits_to_the_last_places(spread, rng):
     logits = np.clip(rng.normal(size=400) * spread, -80, 80).astype(np.float32)
