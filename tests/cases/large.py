@@ -23,7 +23,13 @@ def given(loss, *parameters):
         double = jax.config.jax_enable_x64 and getattr(hidden, "dtype", None) == jnp.float64
         dtype = jnp.float64 if double else jnp.float32
         shared = jax.tree.map(lambda parameter: jnp.asarray(parameter, dtype), parameters)
-        return loss(hidden, *shared, labels, **options)
+        # JAX 0.10 gives an array of NumPy that a program has held in float32 the same type in
+        # programs traced under x64, so that each call has its own.
+        copies = {
+            name: np.copy(option) if isinstance(option, np.ndarray) else option
+            for name, option in options.items()
+        }
+        return loss(hidden, *shared, labels, **copies)
 
     of_batch.__name__ = of_batch.__qualname__ = loss.__name__
     kept = [
