@@ -1,0 +1,124 @@
+"""Inputs of the bench's losses: what they hold, and how large they are tried."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Shape = tuple[int, ...]
+Sizes = tuple[tuple[int, int], ...]
+
+FRAMES, SYMBOLS_OF_A_LABEL = 256, 64
+FEATURES = 512
+
+
+@dataclass(frozen=True)
+class Input:
+    """An array of a loss: its entries, of a key, shape and number of classes; and its shape."""
+
+    draw: Callable[[Any, Shape, int], jax.Array]
+    shape: Callable[[int, int], Shape]
+    integer: bool = False
+
+
+def _drawn(draw: Callable[[Any, Shape], jax.Array]) -> Callable[[Any, Shape, int], jax.Array]:
+    return lambda key, shape, classes: draw(key, shape)
+
+
+def _bits(key: Any, shape: Shape) -> jax.Array:
+    return jax.random.bernoulli(key, 0.5, shape).astype(jnp.float32)
+
+
+_normal = _drawn(jax.random.normal)
+_positive = _drawn(functools.partial(jax.random.uniform, minval=0.5, maxval=5.0))
+_probability = _drawn(functools.partial(jax.random.uniform, minval=0.05, maxval=0.95))
+_bit = _drawn(_bits)
+_sign = _drawn(lambda key, shape: 2 * _bits(key, shape) - 1)
+_log_distribution = _drawn(lambda key, shape: jax.nn.log_softmax(jax.random.normal(key, shape)))
+_distribution = _drawn(lambda key, shape: jax.nn.softmax(jax.random.normal(key, shape)))
+_weight = _drawn(lambda key, shape: jax.random.normal(key, shape) / math.sqrt(shape[0]))
+
+
+def _label(key: Any, shape: Shape, classes: int) -> jax.Array:
+    return jax.random.randint(key, shape, 0, classes)
+
+
+def _symbol(key: Any, shape: Shape, classes: int) -> jax.Array:
+    return jax.random.randint(key, shape, 1, classes)
+
+
+def _partner(key: Any, shape: Shape, classes: int) -> jax.Array:
+    return jnp.arange(shape[0]) // 2
+
+
+def _labels_in_front(key: Any, shape: Shape, classes: int) -> jax.Array:
+    """As PyTorch's multi-label margin takes them: a few distinct labels, then -1."""
+    count = min(4, classes // 2)
+    first = jax.random.randint(key, (*shape[:-1], 1), 0, classes - count)
+    places = jnp.arange(classes)[None]
+    return jnp.where(places < count, first + places, -1)
+
+
+def _elements(rows: int, classes: int) -> Shape:
+    return (rows * classes,)
+
+
+def _matrix(rows: int, classes: int) -> Shape:
+    return rows, classes
+
+
+def _row(rows: int, classes: int) -> Shape:
+    return (rows,)
+
+
+REAL = Input(_normal, _elements)
+POSITIVE = Input(_positive, _elements)
+PROBABILITY = Input(_probability, _elements)
+BIT = Input(_bit, _elements)
+SIGN = Input(_sign, _elements)
+
+LOGITS = Input(_normal, _matrix)
+LOG_DISTRIBUTION = Input(_log_distribution, _matrix)
+DISTRIBUTION = Input(_distribution, _matrix)
+BITS = Input(_bit, _matrix)
+PROBABILITIES = Input(_probability, _matrix)
+LABEL = Input(_label, _row, integer=True)
+PARTNER = Input(_partner, _row, integer=True)
+LABELS_IN_FRONT = Input(_labels_in_front, _matrix, integer=True)
+SIGN_OF_A_ROW = Input(_sign, _row)
+
+FRAMES_OF_LOGITS = Input(
+    _normal, lambda rows, classes: (max(rows // FRAMES, 1), min(rows, FRAMES), classes)
+)
+SYMBOLS = Input(
+    _symbol,
+    lambda rows, classes: (max(rows // FRAMES, 1), min(rows // 2, SYMBOLS_OF_A_LABEL)),
+    integer=True,
+)
+HIDDEN = Input(_normal, lambda rows, classes: (rows, FEATURES))
+KERNEL = Input(_weight, lambda rows, classes: (FEATURES, classes))
+
+# Rows and classes, the largest last.
+ELEMENTS: Sizes = tuple((2**power, 1) for power in range(10, 25, 2))
+CLASSES: Sizes = (
+    (16, 64),
+    (1024, 64),
+    (2**18, 64),
+    (2**15, 512),
+    (2**12, 4096),
+    (128, 131072),
+    (2048, 32000),
+)
+TARGETS: Sizes = (*CLASSES[:5], (32, 131072), (512, 32000))
+# What sorts, or compares every pair of classes.
+FEW_CLASSES: Sizes = ((16, 64), (1024, 64), (2**14, 64), (2**12, 1024))
+VECTORS: Sizes = ((16, 64), (1024, 64), (2**12, 1024), (2**14, 1024))
+BATCHES: Sizes = ((64, 128), (512, 128), (2048, 128))
+SEQUENCES: Sizes = ((256, 64), (32 * 256, 64))
+LARGE: Sizes = ((256, 1000), (1024, 8000))
