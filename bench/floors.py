@@ -67,6 +67,17 @@ def _three_products(
     return logits @ kernel.T, hidden.T @ logits
 
 
+def _scores_of_head(layer: Any, labels: jax.Array) -> jax.Array:
+    """Of adaptive softmax, which computes no less than its head."""
+    hidden, parameters = layer
+    return _logits((hidden, parameters.head), labels)
+
+
+def _three_products_of_head(layer: Any, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    hidden, parameters = layer
+    return _three_products((hidden, parameters.head), labels)
+
+
 # Of a value, and of a value with its gradient.
 FLOORS: dict[str, tuple[Program, Program]] = {
     "elements": (_sum_of_added, _added),
@@ -74,4 +85,5 @@ FLOORS: dict[str, tuple[Program, Program]] = {
     "write": (_column, _column_and_write),
     "products": (_sum_of_scores, _scores_and_back),
     "linear": (_logits, _three_products),
+    "head": (_scores_of_head, _three_products_of_head),
 }

@@ -1,4 +1,4 @@
-"""Inputs of the bench's losses: what they hold, and how large they are tried."""
+"""A loss to be timed: its peers, and what its inputs hold and how large they are."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+import jaxloss
+
+Function = Callable[..., Any]
 Shape = tuple[int, ...]
 Sizes = tuple[tuple[int, int], ...]
 
@@ -25,6 +28,55 @@ class Input:
     draw: Callable[[Any, Shape, int], jax.Array]
     shape: Callable[[int, int], Shape]
     integer: bool = False
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of ours and the peers' of the same arguments, of which the first is differentiated.
+
+    Ours and Optax's are not reduced; PyTorch's is its own mean. What there is of elements, or of
+    vectors, is in `rows` rows of `classes` each, of the largest size last. `floor` names the least
+    that a program with the same inputs and outputs could do, in `bench.floors`.
+    """
+
+    name: str
+    ours: Function
+    inputs: tuple[Any, ...]
+    sizes: Sizes
+    floor: str
+    optax: Function | None = None
+    torch: Function | None = None
+    reduced: Function | None = None
+
+    @property
+    def mean(self) -> Function:
+        """Ours, reduced: by its own name, where a reduced form computes less."""
+        return self.reduced or jaxloss.mean(self.ours)
+
+    @property
+    def elementwise(self) -> bool:
+        return self.sizes is ELEMENTS
+
+    def shapes(self, rows: int, classes: int, dtype: Any) -> tuple[Any, ...]:
+        """Shapes and dtypes of the arguments; the first may be several arrays."""
+
+        def shape(entry: Input) -> jax.ShapeDtypeStruct:
+            chosen = jnp.int32 if entry.integer else dtype
+            return jax.ShapeDtypeStruct(entry.shape(rows, classes), chosen)
+
+        return jax.tree.map(shape, self.inputs)
+
+    def arrays(self, rows: int, classes: int, dtype: Any) -> tuple[Any, ...]:
+        """Seeded arguments on the default device."""
+        entries, structure = jax.tree.flatten(self.inputs)
+        keys = jax.random.split(jax.random.key(0), len(entries))
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def draw(entry: Input, key: Any) -> jax.Array:
+            array = entry.draw(key, entry.shape(rows, classes), classes)
+            return array if entry.integer else array.astype(dtype)
+
+        return jax.tree.unflatten(structure, map(draw, entries, keys))
 
 
 def _drawn(draw: Callable[[Any, Shape], jax.Array]) -> Callable[[Any, Shape, int], jax.Array]:
@@ -47,6 +99,12 @@ _weight = _drawn(lambda key, shape: jax.random.normal(key, shape) / math.sqrt(sh
 
 def _label(key: Any, shape: Shape, classes: int) -> jax.Array:
     return jax.random.randint(key, shape, 0, classes)
+
+
+def _frequent(key: Any, shape: Shape, classes: int) -> jax.Array:
+    """As frequent as words are, by Zipf's law."""
+    logits = -jnp.log(jnp.arange(1.0, classes + 1))
+    return jax.random.categorical(key, logits, shape=shape)
 
 
 def _symbol(key: Any, shape: Shape, classes: int) -> jax.Array:
@@ -103,6 +161,7 @@ SYMBOLS = Input(
 )
 HIDDEN = Input(_normal, lambda rows, classes: (rows, FEATURES))
 KERNEL = Input(_weight, lambda rows, classes: (FEATURES, classes))
+FREQUENT_LABEL = Input(_frequent, _row, integer=True)
 
 # Rows and classes, the largest last.
 ELEMENTS: Sizes = tuple((2**power, 1) for power in range(10, 25, 2))

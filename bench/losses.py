@@ -1,92 +1,39 @@
-"""Every loss with its peers and its inputs, to be timed and compiled at any size."""
+"""Every loss of a formula with its peers; and all losses that are timed."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 import jaxloss
+from bench.batched import BATCHED
 from bench.inputs import (
-    BATCHES,
     BIT,
     BITS,
     CLASSES,
     DISTRIBUTION,
     ELEMENTS,
     FEW_CLASSES,
-    FRAMES_OF_LOGITS,
-    HIDDEN,
-    KERNEL,
     LABEL,
     LABELS_IN_FRONT,
-    LARGE,
     LOG_DISTRIBUTION,
     LOGITS,
-    PARTNER,
     POSITIVE,
     PROBABILITIES,
     PROBABILITY,
     REAL,
-    SEQUENCES,
     SIGN,
     SIGN_OF_A_ROW,
-    SYMBOLS,
     TARGETS,
     VECTORS,
+    Function,
     Input,
+    Loss,
     Sizes,
 )
-
-Function = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A loss of ours and the peers' of the same arguments, of which the first is differentiated.
-
-    Ours and Optax's are not reduced; PyTorch's is its own mean. What there is of elements, or of
-    vectors, is in `rows` rows of `classes` each, of the largest size last. `floor` names the least
-    that a program with the same inputs and outputs could do, in `bench.floors`.
-    """
-
-    name: str
-    ours: Function
-    inputs: tuple[Any, ...]
-    sizes: Sizes
-    floor: str
-    optax: Function | None = None
-    torch: Function | None = None
-
-    @property
-    def elementwise(self) -> bool:
-        return self.sizes is ELEMENTS
-
-    def shapes(self, rows: int, classes: int, dtype: Any) -> tuple[Any, ...]:
-        """Shapes and dtypes of the arguments; the first may be several arrays."""
-
-        def shape(entry: Input) -> jax.ShapeDtypeStruct:
-            chosen = jnp.int32 if entry.integer else dtype
-            return jax.ShapeDtypeStruct(entry.shape(rows, classes), chosen)
-
-        return jax.tree.map(shape, self.inputs)
-
-    def arrays(self, rows: int, classes: int, dtype: Any) -> tuple[Any, ...]:
-        """Seeded arguments on the default device."""
-        entries, structure = jax.tree.flatten(self.inputs)
-        keys = jax.random.split(jax.random.key(0), len(entries))
-
-        @functools.partial(jax.jit, static_argnums=0)
-        def draw(entry: Input, key: Any) -> jax.Array:
-            array = entry.draw(key, entry.shape(rows, classes), classes)
-            return array if entry.integer else array.astype(dtype)
-
-        return jax.tree.unflatten(structure, map(draw, entries, keys))
 
 
 def _torch(function: str, **options: Any) -> Function:
@@ -112,38 +59,8 @@ def _torch_cosine(first: Any, second: Any) -> Any:
     return functional.cosine_similarity(first, second, -1).mean()
 
 
-def _torch_ctc(logits: Any, labels: Any) -> Any:
-    from torch.nn import functional
-
-    batch, frames, _ = logits.shape
-    lengths = (frames,) * batch, (labels.shape[1],) * batch
-    log_probs = logits.log_softmax(-1).transpose(0, 1)
-    return functional.ctc_loss(log_probs, labels.long(), *lengths, reduction="sum") / batch
-
-
-def _torch_linear(layer: Any, labels: Any) -> Any:
-    from torch.nn import functional
-
-    hidden, kernel = layer
-    return functional.cross_entropy(hidden @ kernel, labels.long())
-
-
-def _optax_ctc(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    none = jnp.zeros(logits.shape[:2], logits.dtype)
-    return optax.losses.ctc_loss(logits, none, labels, jnp.zeros(labels.shape, logits.dtype))
-
-
-def _optax_linear(layer: Any, labels: jax.Array) -> jax.Array:
-    hidden, kernel = layer
-    return optax.losses.softmax_cross_entropy_with_integer_labels(hidden @ kernel, labels)
-
-
 def _optax_poly(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.losses.poly_loss_cross_entropy(logits, jax.nn.one_hot(labels, logits.shape[-1]))
-
-
-def _optax_ntxent(embeddings: jax.Array, labels: jax.Array) -> jax.Array:
-    return optax.losses.ntxent(embeddings, labels, temperature=0.25)
 
 
 def _pair(
@@ -349,36 +266,4 @@ VECTOR = (
     ),
 )
 
-BATCH = (
-    _rows("info_nce", LOGITS, LOGITS, sizes=BATCHES, floor="products"),
-    _rows("sigmoid_contrastive", LOGITS, LOGITS, sizes=BATCHES, floor="products"),
-    _rows("supervised_contrastive", LOGITS, LABEL, sizes=BATCHES, floor="products"),
-    _rows(
-        "nt_xent",
-        LOGITS,
-        PARTNER,
-        ours=functools.partial(jaxloss.nt_xent, temperature=0.25),
-        sizes=BATCHES,
-        floor="products",
-        optax=_optax_ntxent,
-    ),
-    _rows(
-        "ctc",
-        FRAMES_OF_LOGITS,
-        SYMBOLS,
-        sizes=SEQUENCES,
-        optax=_optax_ctc,
-        torch=_torch_ctc,
-    ),
-    Loss(
-        "linear_cross_entropy",
-        lambda layer, labels: jaxloss.linear_cross_entropy(*layer, labels),
-        ((HIDDEN, KERNEL), LABEL),
-        LARGE,
-        "linear",
-        _optax_linear,
-        _torch_linear,
-    ),
-)
-
-LOSSES = ELEMENTWISE + CLASSIFICATION + VECTOR + BATCH
+LOSSES = ELEMENTWISE + CLASSIFICATION + VECTOR + BATCHED

@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import jaxloss
 from bench.floors import FLOORS
-from bench.losses import Loss
+from bench.inputs import Loss
 from bench.timing import interleaved, ratios
 
 Row = dict[str, Any]
@@ -69,7 +68,7 @@ def last_of_each(cells: Sequence[Cell]) -> list[Cell]:
 def _programs(cell: Cell, peers: Sequence[str]) -> dict[str, Callable[..., Any]]:
     """Those of JAX."""
     loss = cell.loss
-    means = {OURS: jaxloss.mean(loss.ours)}
+    means = {OURS: loss.mean}
     if loss.optax is not None and OPTAX in peers:
         means[OPTAX] = lambda *arrays: jnp.mean(loss.optax(*arrays))
     gradient = cell.work != "value"

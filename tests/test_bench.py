@@ -14,8 +14,7 @@ WITH_A_PEER = [loss for loss in LOSSES if loss.optax is not None]
 
 def test_every_loss_has_a_row():
     names = {loss.name.split(",")[0] for loss in LOSSES}
-    # Its parameters are a tree of several kernels; `bench.vocabulary` times it.
-    assert {case.name for case in CASES} - names == {"adaptive_softmax"}
+    assert {case.name for case in CASES} <= names
     assert len({loss.name for loss in LOSSES}) == len(LOSSES)
 
 
@@ -31,7 +30,7 @@ def test_inputs_are_as_announced(loss):
 @pytest.mark.parametrize("loss", WITH_A_PEER, ids=lambda loss: loss.name)
 def test_optax_computes_the_same(loss, lenient_promotion):
     arrays = loss.arrays(*loss.sizes[0], jnp.float32)
-    ours, theirs = quick_jit(
-        lambda arrays: (jnp.mean(loss.ours(*arrays)), jnp.mean(loss.optax(*arrays)))
-    )(arrays)
+    ours, theirs = quick_jit(lambda arrays: (loss.mean(*arrays), jnp.mean(loss.optax(*arrays))))(
+        arrays
+    )
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
