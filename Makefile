@@ -9,7 +9,7 @@ SUITE := $(PYTEST) --ignore=tests/parity -m "not exhaustive"
 PASSED := $(VENV)/passed
 SOURCES = $(shell find jaxloss tests -name '*.py') README.md pyproject.toml
 
-.PHONY: demo test test-exhaustive lint check parity accuracy test-oldest format clean help
+.PHONY: demo test test-exhaustive lint check parity accuracy bench test-oldest format clean help
 .NOTPARALLEL:
 
 demo: $(VENV)/has-demo ## Train on handwritten digits, with and without class weights (DEMO_ARGS='--help')
@@ -39,6 +39,9 @@ parity: $(VENV)/has-test $(VENV)/has-peers ## Compare with PyTorch and Optax, va
 
 accuracy: $(VENV)/has-bench ## Measure a part of the accuracy certificate, and compare with bench/accuracy/reached.json
 	$(VENV)/bin/python -m bench.accuracy --ours --chunks 1 --dtypes float32 bfloat16 --check
+
+bench: $(VENV)/has-bench $(VENV)/has-peers ## Time every loss beside Optax, PyTorch and the floor (BENCH_ARGS='--help')
+	$(VENV)/bin/python -m bench $(BENCH_ARGS)
 
 test-oldest: $(OLDEST)/has-test ## Run the tests on the oldest JAX that pyproject.toml admits
 	$(OLDEST)/bin/python $(SUITE)

@@ -1,10 +1,15 @@
-"""The bench's table of losses: it leaves none out, and its peers compute the same."""
+"""The bench: its table leaves no loss out, its peers compute the same, its reports are right."""
+
+import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxloss
+from bench import __main__ as bench, report, rules, speed
 from bench.losses import LOSSES
 from tests.cases import CASES
 from tests.helpers import quick_jit
@@ -34,3 +39,86 @@ def test_optax_computes_the_same(loss, lenient_promotion):
         arrays
     )
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_a_run_is_written_read_compared_and_drawn(tmp_path, capsys, lenient_promotion):
+    written = tmp_path / "times.json"
+    wanted = ["huber", "--largest", "12", "--rounds", "2", "--peers", "Optax", "floor"]
+    bench.main([*wanted, "--dtypes", "float32", "--json", str(written)])
+    assert "huber" in capsys.readouterr().out
+    rows = json.loads(written.read_text())["rows"]
+    # Two sizes and two works, each ours, Optax's and the floor's.
+    assert len(rows) == 2 * 2 * 3
+    assert all(row["ms"] > 0 for row in rows)
+    again = ["--read", str(written), "--against", str(written), "--pictures", str(tmp_path)]
+    bench.main(again)
+    assert {"ratios.png", "sizes.png", "temporaries.png"} <= {f.name for f in tmp_path.iterdir()}
+
+
+def test_a_cell_that_fails_is_not_the_end_of_the_run():
+    def refuse(*arrays):
+        raise MemoryError("out of memory")
+
+    loss = dataclasses.replace(WITH_A_PEER[0], optax=refuse)
+    cell = speed.Cell(loss, loss.sizes[0], "float32", "value")
+    rows = {row["library"]: row for row in speed.measured(cell, [speed.OPTAX], 2)}
+    assert rows[speed.OPTAX]["error"] == "MemoryError: out of memory"
+    assert rows[speed.OURS]["ms"] > 0
+
+
+def row(library, loss="huber", size="2^24", elements=2**24, **figures):
+    kind = {"dtype": "float32", "work": report.GRADIENT}
+    return {"library": library, "loss": loss, "size": size, "elements": elements} | kind | figures
+
+
+def ours_of(ratio, spread=0.01):
+    return {"ours of it": ratio, "low": ratio - spread, "high": ratio + spread}
+
+
+def test_what_was_to_be_reached_is_held_to_its_limit():
+    cells = report.by_cell(
+        [
+            row(speed.OURS, **{"temporary bytes": 2**24}),
+            row(speed.OPTAX, **ours_of(0.59)),
+            row(speed.TORCH, **ours_of(0.71)),
+            row(speed.OURS, loss="ctc", size="8192 x 64", **{"temporary bytes": 0}),
+            row(speed.TORCH, loss="ctc", size="8192 x 64", **ours_of(1.5)),
+        ]
+    )
+    found = {(r["loss"], r["of"]): r["is"] <= r["limit"] for r in report.reached(cells)}
+    assert found == {
+        ("huber", speed.OPTAX): True,
+        ("huber", speed.TORCH): False,
+        ("huber", "the input's bytes"): False,
+        ("ctc", speed.TORCH): False,
+    }
+
+
+def test_a_knee_is_where_an_element_costs_half_as_much_again():
+    costs = {2**14: 9.0, 2**16: 1.0, 2**18: 1.2, 2**20: 1.6, 2**22: 1.6}
+    rows = [row(speed.OURS, elements=n, size=n, ms=cost * n / 1e6) for n, cost in costs.items()]
+    table = report.growth(report.by_cell(rows), "float32")
+    assert list(table.columns[-1].cells) == ["2^20"]
+
+
+def test_only_ratios_whose_quartiles_part_are_a_change():
+    then = report.by_cell([row(speed.OPTAX, **ours_of(0.5)), row(speed.TORCH, **ours_of(0.5))])
+    now = report.by_cell([row(speed.OPTAX, **ours_of(0.51)), row(speed.TORCH, **ours_of(0.6))])
+    assert list(report.compared(now, then).columns[4].cells) == [speed.TORCH]
+
+
+def test_a_gradient_without_its_rule_is_that_of_the_formula():
+    [smooth] = [rule for name, rule in rules.rules().items() if name == "_robust._smooth_l1"]
+    errors = jnp.array([0.5, -3.0])
+    used = set()
+    with rules.watched(used):
+        ruled = jax.grad(lambda e: jnp.sum(jaxloss.huber(e, jnp.zeros(2))))(errors)
+    assert smooth in used
+    with rules.without(smooth), rules.watched(unused := set()):
+        plain = jax.grad(lambda e: jnp.sum(jaxloss.huber(e, jnp.zeros(2))))(errors)
+    np.testing.assert_allclose(plain, ruled, rtol=1e-6)
+    assert smooth in unused
+
+
+def test_every_rule_has_a_loss_that_uses_it():
+    assert set(rules.rules().values()) <= set(rules.users())
