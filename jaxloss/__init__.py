@@ -12,6 +12,12 @@ from jaxloss._binary import (
     sigmoid_focal as sigmoid_focal,
 )
 from jaxloss._checked import checked as checked
+from jaxloss._class_buffers import ClassBuffers as ClassBuffers
+from jaxloss._class_counts import (
+    class_priors as class_priors,
+    effective_number_weights as effective_number_weights,
+    logit_adjustment as logit_adjustment,
+)
 from jaxloss._classification import (
     cross_entropy as cross_entropy,
     nll as nll,
@@ -63,6 +69,7 @@ from jaxloss._multiclass_margin import (
     multiclass_hinge as multiclass_hinge,
     multiclass_perceptron as multiclass_perceptron,
     multilabel_margin as multilabel_margin,
+    true_and_hardest as true_and_hardest,
 )
 from jaxloss._overlap import (
     dice as dice,

@@ -330,7 +330,11 @@ def integer(function: str, name: str, value: Any) -> int:
     try:
         return operator.index(value)
     except TypeError:
-        raise TypeError(f"{function}: {name} must be an integer, got {describe(value)}.") from None
+        advice = "; under jit, bind it with functools.partial or mark it static"
+        raise TypeError(
+            f"{function}: {name} must be an integer, got {describe(value)}"
+            f"{advice if isinstance(value, jax.core.Tracer) else ''}."
+        ) from None
 
 
 def same_names(function: str, **mappings: Mapping[str, Any]) -> None:

@@ -24,17 +24,17 @@ class _Rows(NamedTuple):
     validity: Array
 
 
-def _rows(function: str, scores: ArrayLike, labels: ArrayLike, axis: int) -> _Rows:
-    [scores] = _check.matched(function, scores=scores)
-    axis = _check.reduced_axis(function, axis, scores=scores)
-    labels = _check.class_labels(function, labels, axis, scores=scores)
-    scores = jnp.moveaxis(scores, axis, -1)
-    index, valid = _check.valid_index(labels[..., None], scores.shape[-1])
-    others = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1) != index
-    validity = _validity(scores, valid)
+def _rows(function: str, labels: ArrayLike, axis: int, **scores: ArrayLike) -> _Rows:
+    [name], [array] = scores, _check.matched(function, **scores)
+    axis = _check.reduced_axis(function, axis, option="axis", **{name: array})
+    labels = _check.class_labels(function, labels, axis, ranged=True, **{name: array})
+    array = jnp.moveaxis(array, axis, -1)
+    index, valid = _check.valid_index(labels[..., None], array.shape[-1])
+    others = jax.lax.broadcasted_iota(jnp.int32, array.shape, array.ndim - 1) != index
+    validity = _validity(array, valid)
     # Not only the loss: a maximum has no derivative at a NaN, and would give it 0.
-    scores = scores * validity
-    return _Rows(scores, jnp.take_along_axis(scores, index, -1), others, validity[..., 0])
+    array = array * validity
+    return _Rows(array, jnp.take_along_axis(array, index, -1), others, validity[..., 0])
 
 
 def _validity(scores: Array, valid: Array) -> Array:
@@ -88,7 +88,7 @@ def multi_margin(
     """
     if p not in (1, 2) or isinstance(p, bool):
         raise ValueError(f"multi_margin: p must be 1 or 2, got {_check.describe(p)}.")
-    rows = _rows("multi_margin", scores, labels, axis)
+    rows = _rows("multi_margin", labels, axis, scores=scores)
     margin = _options.number("multi_margin", "margin", margin).astype(rows.scores.dtype)
     # Scores are compared with each other first: a common offset cancels exactly.
     hinges = positive_part(jnp.where(rows.others, margin + (rows.scores - rows.own), 0))
@@ -177,11 +177,59 @@ def multiclass_perceptron(
 
 
 def _behind(function: str, scores: ArrayLike, labels: ArrayLike, margin: Array, axis: int) -> Array:
-    rows = _rows(function, scores, labels, axis)
+    rows = _rows(function, labels, axis, scores=scores)
+    own, highest = _own_and_highest(rows)
+    return positive_part(margin.astype(own.dtype) + (highest - own)) * rows.validity
+
+
+def _own_and_highest(rows: _Rows) -> tuple[Array, Array]:
     # jnp.max divides its derivative among ties.
-    highest = jnp.max(jnp.where(rows.others, rows.scores, -jnp.inf), -1)
-    margin = margin.astype(highest.dtype)
-    return positive_part(margin + (highest - rows.own[..., 0])) * rows.validity
+    return rows.own[..., 0], jnp.max(jnp.where(rows.others, rows.scores, -jnp.inf), -1)
+
+
+def true_and_hardest(
+    logits: Real[ArrayLike, "..."], labels: Integer[ArrayLike, "*rows"], *, axis: int = -1
+) -> tuple[Float[Array, "*rows"], Float[Array, "*rows"]]:
+    r"""The true class's logit and the highest other one, two scores for `margin_ranking`.
+
+    $$\big(z_y,\; \max_{i \ne y} z_i\big)$$
+
+    Ranked with signs of 1 they train a classifier, `margin_ranking(true, hardest, ones, margin=m)`,
+    which is `multiclass_hinge`; an example is classified rightly where the first is the higher.
+    Gradient: 1 at the label, and 1 at the highest other class; equal highest ones share it evenly.
+    A label out of range, negative ones included, and a row with NaN give NaN in both and in their
+    gradients.
+
+    Args:
+        logits: real scores, at least one class along `axis`.
+        labels: class indices from 0 to C - 1, shaped as `logits` without `axis`; any integer dtype.
+        axis: the axis of the classes.
+
+    Returns:
+        Two arrays of one score per label, the second $-\infty$ for a single class; float32, or
+        float64 for float64 logits.
+
+    Raises:
+        TypeError: `logits` are not real, `labels` not integers, or `axis` is not an integer.
+        ValueError: there is no such axis, it is empty, or the shapes do not agree.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> logits = jnp.array([[0.1, 0.2, 0.4, 0.8], [0.1, 0.2, 0.4, 0.8]])
+        >>> labels = jnp.array([3, 0])
+        >>> true, hardest = jaxloss.true_and_hardest(logits, labels)
+        >>> true - hardest
+        Array([ 0.4, -0.7], dtype=float32)
+        >>> jaxloss.margin_ranking(true, hardest, jnp.ones(2), margin=1.0)
+        Array([0.6, 1.7], dtype=float32)
+
+    Source: Crammer and Singer, "On the algorithmic implementation of multiclass kernel-based vector
+    machines" (2001), section 3.
+    """
+    rows = _rows("true_and_hardest", labels, axis, logits=logits)
+    own, highest = _own_and_highest(rows)
+    return own * rows.validity, highest * rows.validity
 
 
 @_check.known_keywords

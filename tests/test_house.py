@@ -46,8 +46,13 @@ EXPORTS = {name: getattr(jaxloss, name) for name in dir(jaxloss) if not name.sta
 FUNCTIONS = {name: value for name, value in EXPORTS.items() if inspect.isfunction(value)}
 COMBINING = {"jaxloss.combinators", "jaxloss._microbatches", "jaxloss._checked"}
 COMBINATORS = {name: f for name, f in FUNCTIONS.items() if f.__module__ in COMBINING}
-# What helps to choose a loss's parameters, and computes no loss.
-AIDS = {name: f for name, f in FUNCTIONS.items() if f.__module__ == "jaxloss._cutoffs"}
+# What helps to choose a loss's parameters or to make its arguments, and computes no loss.
+AIDING = {"jaxloss._cutoffs", "jaxloss._class_counts"}
+AIDS = {
+    name: f
+    for name, f in FUNCTIONS.items()
+    if f.__module__ in AIDING or f is jaxloss.true_and_hardest
+}
 LOSSES = {name: f for name, f in FUNCTIONS.items() if name not in COMBINATORS | AIDS}
 
 
@@ -94,6 +99,7 @@ def test_exports_are_cases_are_rows_of_the_readme():
     assert sorted(names_in_table("Losses")) == sorted(LOSSES)
     assert {case.name for case in CASES} == set(LOSSES)
     assert sorted(names_in_table("Averages")) == sorted(COMBINATORS)
+    assert set(names_in_table("Imbalanced classes")) <= set(EXPORTS)
 
 
 def test_primitives_are_cases():
