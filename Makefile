@@ -7,9 +7,9 @@ PYTEST := -m pytest -q --numprocesses=auto --maxprocesses=8 --dist=loadgroup
 # The suite without the peers: tests/parity imports PyTorch.
 SUITE := $(PYTEST) --ignore=tests/parity -m "not exhaustive"
 PASSED := $(VENV)/passed
-SOURCES = $(shell find jaxloss tests -name '*.py') README.md pyproject.toml
+SOURCES = $(shell find jaxloss tests -name '*.py') $(wildcard notebooks/*.ipynb) README.md pyproject.toml
 
-.PHONY: demo test test-exhaustive lint check parity accuracy bench test-oldest format clean help
+.PHONY: demo test test-exhaustive lint check parity accuracy bench notebooks test-oldest format clean help
 .NOTPARALLEL:
 
 demo: $(VENV)/has-demo ## Train on handwritten digits, with and without class weights (DEMO_ARGS='--help')
@@ -42,6 +42,9 @@ accuracy: $(VENV)/has-bench ## Measure a part of the accuracy certificate, and c
 
 bench: $(VENV)/has-bench $(VENV)/has-peers ## Time every loss beside Optax, PyTorch and the floor (BENCH_ARGS='--help')
 	$(VENV)/bin/python -m bench $(BENCH_ARGS)
+
+notebooks: $(VENV)/has-notebooks ## Execute the notebooks (NOTEBOOKS='FILE ...'; WRITE=1 to keep what they show)
+	$(VENV)/bin/python notebooks/run.py $(if $(WRITE),--write) $(NOTEBOOKS)
 
 test-oldest: $(OLDEST)/has-test ## Run the tests on the oldest JAX that pyproject.toml admits
 	$(OLDEST)/bin/python $(SUITE)
