@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
     if unknown:
         parser.error(f"no such loss: {', '.join(unknown)}; there are {', '.join(CURVES)}")
     curves = [CURVES[name] for name in options.losses or CURVES]
-    chart.small_multiples(curves).savefig(options.picture, dpi=140)
+    chart.small_multiples(curves).savefig(options.picture, dpi=120)
     print(f"{len(curves)} losses drawn into {options.picture}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -17,7 +17,8 @@ def nowhere(**variant: Any) -> Sequence[float]:
     return ()
 
 
-@dataclass(frozen=True)
+# Each is itself only, so that its numbers can be kept.
+@dataclass(frozen=True, eq=False)
 class Curve:
     """A loss along one line through its inputs, for one or more choices of options and targets."""
 
@@ -57,6 +58,7 @@ def grid(limits: tuple[float, float], kinks: np.ndarray, count: int) -> np.ndarr
     return np.sort(np.concatenate([clear, kinks - gap, kinks, kinks + gap])).astype(np.float32)
 
 
+@cache
 def lines(curve: Curve, count: int = 400) -> list[Line]:
     """Losses and derivatives of every variant, by `jax.grad` of the library's own function."""
     kinks = [np.array(curve.kinks(**variant), np.float32) for variant in curve.variants]
