@@ -89,8 +89,10 @@ def one(curve: Curve, scheme: Scheme = LIGHT) -> Figure:
     """Loss and derivative side by side, with a line for each variant."""
     found = lines(curve)
     colours = {"text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"}
-    with mpl.rc_context(dict.fromkeys(colours, scheme.ink)):
-        figure = Figure(figsize=(7.2, 2.7), layout="constrained", facecolor="none")
+    # No wider than a phone shows in letters that can be read.
+    sizes = {"font.size": 9, "axes.titlesize": 10, "xtick.labelsize": 8, "ytick.labelsize": 8}
+    with mpl.rc_context(dict.fromkeys(colours, scheme.ink) | sizes):
+        figure = Figure(figsize=(5.4, 2.3), layout="constrained", facecolor="none")
         panels = figure.subplots(1, 2)
         for axes, part in zip(panels, ("loss", "derivative"), strict=True):
             for line, colour in zip(found, scheme.colours, strict=False):
@@ -98,7 +100,7 @@ def one(curve: Curve, scheme: Scheme = LIGHT) -> Figure:
             axes.set(xlabel=curve.abscissa, title=part, facecolor="none")
             ruled(axes, scheme)
         if len(found) > 1:
-            panels[0].legend(frameon=False, fontsize=9)
+            panels[0].legend(frameon=False, fontsize=8)
     return figure
 
 

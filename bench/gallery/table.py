@@ -153,7 +153,7 @@ CLASSIFICATION = (
         "hidden number",
         (-4, 6),
         sections.of_hidden,
-        [{}, {"logit_cap": 2}],
+        [{"logit_cap": 20}, {"logit_cap": 2}],
     ),
     Curve(
         jaxloss.adaptive_softmax,
