@@ -145,6 +145,8 @@ def notebooks() -> Iterator[tuple[str, str | bytes]]:
         notebook = nbformat.read(file, as_version=4)
         prefix = {"output_files_dir": f"{file.stem}_files", "unique_key": file.stem}
         text, resources = MarkdownExporter().from_notebook_node(notebook, prefix)
-        yield f"notebooks/{file.stem}.md", text.replace("![png]", "![Output of the cell above]")
+        # Each picture is a link to itself, to see it in full.
+        text = re.sub(r"!\[png\]\((.*?)\)", r"[![Output of the cell above](\1)](\1)", text)
+        yield f"notebooks/{file.stem}.md", text
         for name, content in resources["outputs"].items():
             yield f"notebooks/{name}", content
