@@ -31,7 +31,7 @@ SLICES = {
     "migration.md": ("From PyTorch and Optax", ["From PyTorch", "From Optax"]),
     "accuracy.md": ("Accuracy", ["Accuracy"]),
 }
-# The modules whose public names a page shows.
+# Pages of losses, and the modules whose public names each shows.
 FAMILIES = {
     "real-predictions.md": ("Real predictions", ["_regression", "_robust", "_likelihood"]),
     "two-classes.md": ("Two classes", ["_binary", "_margin"]),
@@ -46,6 +46,8 @@ FAMILIES = {
         "Large vocabularies",
         ["_linear_cross_entropy", "_adaptive_softmax", "_clusters", "_cutoffs"],
     ),
+}
+TOOLS = {
     "combinators.md": ("Combinators", ["combinators", "_weighted", "_microbatches", "_checked"]),
     "primitives.md": ("Primitives", ["primitives"]),
 }
@@ -54,12 +56,10 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    families = [*FAMILIES][:-2]
     config.nav = [
         {"Home": "index.md"},
-        {"Losses": [{"Overview": "losses.md"}, *families]},
-        "combinators.md",
-        "primitives.md",
+        {"Losses": [{"Overview": "losses.md"}, *FAMILIES]},
+        *TOOLS,
         "migration.md",
         {"Notebooks": [f"notebooks/{file.stem}.md" for file in NOTEBOOKS]},
         "accuracy.md",
@@ -70,12 +70,13 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    shown = {module for _, modules in FAMILIES.values() for module in modules}
+    references = FAMILIES | TOOLS
+    shown = {module for _, modules in references.values() for module in modules}
     for name in PUBLIC:
         if home(name) not in shown:
             log.warning("%s is on no page: add jaxloss.%s to FAMILIES", name, home(name))
     contents: dict[str, str | bytes] = {**slices(), **dict(notebooks())}
-    for page, (title, modules) in FAMILIES.items():
+    for page, (title, modules) in references.items():
         begun = contents.get(page, f"# {title}\n")
         contents[page] = f"{begun}\n{reference(modules)}"
     for name in ("CONTRIBUTING.md", "CHANGELOG.md"):
@@ -147,6 +148,6 @@ def notebooks() -> Iterator[tuple[str, str | bytes]]:
         text, resources = MarkdownExporter().from_notebook_node(notebook, prefix)
         # Each picture is a link to itself, to see it in full.
         text = re.sub(r"!\[png\]\((.*?)\)", r"[![Output of the cell above](\1)](\1)", text)
-        yield f"notebooks/{file.stem}.md", text
+        yield f"notebooks/{file.stem}.md", linked(text)
         for name, content in resources["outputs"].items():
             yield f"notebooks/{name}", content
