@@ -9,7 +9,7 @@ SUITE := $(PYTEST) --ignore=tests/parity -m "not exhaustive"
 PASSED := $(VENV)/passed
 SOURCES = $(shell find jaxloss tests -name '*.py') $(wildcard notebooks/*.ipynb) README.md pyproject.toml
 
-.PHONY: demo test test-exhaustive lint check parity accuracy bench notebooks test-oldest format clean help
+.PHONY: demo test test-exhaustive lint check parity accuracy bench notebooks docs test-oldest format clean help
 .NOTPARALLEL:
 
 demo: $(VENV)/has-demo ## Train on handwritten digits, with and without class weights (DEMO_ARGS='--help')
@@ -46,6 +46,10 @@ bench: $(VENV)/has-bench $(VENV)/has-peers ## Time every loss beside Optax, PyTo
 notebooks: $(VENV)/has-notebooks ## Execute the notebooks (NOTEBOOKS='FILE ...'; WRITE=1 to keep what they show)
 	$(VENV)/bin/python notebooks/run.py $(if $(WRITE),--write) $(NOTEBOOKS)
 
+docs: $(VENV)/has-docs ## Build the documentation into site/, from README, docstrings and notebooks
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
+	@echo "built: open site/index.html"
+
 test-oldest: $(OLDEST)/has-test ## Run the tests on the oldest JAX that pyproject.toml admits
 	$(OLDEST)/bin/python $(SUITE)
 
@@ -54,7 +58,7 @@ format: $(VENV)/has-check ## Format the code, and mend what ruff can mend
 	$(VENV)/bin/ruff format .
 
 clean: ## Remove the virtual environments and what the tools left
-	rm -rf $(VENV) $(OLDEST) .hypothesis .mypy_cache .pytest_cache .ruff_cache jaxloss-demo
+	rm -rf $(VENV) $(OLDEST) .hypothesis .mypy_cache .pytest_cache .ruff_cache jaxloss-demo site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## Show this list
