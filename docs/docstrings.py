@@ -26,7 +26,7 @@ def public(module: ModuleType, prefix: str = "") -> dict[str, str]:
 PUBLIC = {**public(jaxloss), **public(jaxloss.primitives, "primitives.")}
 LINKS = {**public(jaxloss.primitives), **PUBLIC}
 # A name, or a call of it with names.
-NAME = re.compile(r"(?<!\[)`((?:primitives\.)?\w+)(\([\w, ]*\))?`")
+NAME = re.compile(r"(?<!\[)`(?:jaxloss\.)?((?:primitives\.)?\w+)(\([\w, ]*\))?`")
 
 
 def linked(text: str, own: str = "") -> str:
