@@ -28,6 +28,7 @@ SLICES = {
     "losses.md": ("Losses", ["Losses"]),
     "combinators.md": ("Combinators", ["Averages"]),
     "large-vocabularies.md": ("Large vocabularies", ["Large vocabularies"]),
+    "imbalanced-classes.md": ("Imbalanced classes", ["Imbalanced classes"]),
     "migration.md": ("From PyTorch and Optax", ["From PyTorch", "From Optax"]),
     "accuracy.md": ("Accuracy", ["Accuracy"]),
 }
@@ -46,6 +47,7 @@ FAMILIES = {
         "Large vocabularies",
         ["_linear_cross_entropy", "_adaptive_softmax", "_clusters", "_cutoffs"],
     ),
+    "imbalanced-classes.md": ("Imbalanced classes", ["_class_buffers", "_class_counts"]),
 }
 TOOLS = {
     "combinators.md": ("Combinators", ["combinators", "_weighted", "_microbatches", "_checked"]),
