@@ -234,13 +234,17 @@ CLASSIFICATION = (
         torch=_torch_of_labels("multi_margin_loss"),
     ),
     _rows(
-        "multiclass_hinge", LOGITS, LABEL, floor="write", optax=optax.losses.multiclass_hinge_loss
+        "multiclass_hinge",
+        LOGITS,
+        LABEL,
+        floor="elements",
+        optax=optax.losses.multiclass_hinge_loss,
     ),
     _rows(
         "multiclass_perceptron",
         LOGITS,
         LABEL,
-        floor="write",
+        floor="elements",
         optax=optax.losses.multiclass_perceptron_loss,
     ),
     _rows(
