@@ -9,7 +9,7 @@ SUITE := $(PYTEST) --ignore=tests/parity -m "not exhaustive"
 PASSED := $(VENV)/passed
 SOURCES = $(shell find jaxloss tests -name '*.py') README.md pyproject.toml
 
-.PHONY: demo test test-exhaustive lint check parity accuracy test-oldest format clean help
+.PHONY: demo test test-exhaustive lint check parity accuracy bench-compiled compiled test-oldest format clean help
 .NOTPARALLEL:
 
 demo: $(VENV)/has-demo ## Train on handwritten digits, with and without class weights (DEMO_ARGS='--help')
@@ -40,6 +40,12 @@ parity: $(VENV)/has-test $(VENV)/has-peers ## Compare with PyTorch and Optax, va
 accuracy: $(VENV)/has-bench ## Measure a part of the accuracy certificate, and compare with bench/accuracy/reached.json
 	$(VENV)/bin/python -m bench.accuracy --ours --chunks 1 --dtypes float32 bfloat16 --check
 
+bench-compiled: $(VENV)/has-bench $(VENV)/compiler-h100 $(VENV)/compiler-v5e ## Compile every loss for an H100 and a TPU v5e, and read what it moves (COMPILED_ARGS='--help')
+	PYTHONPATH=$(VENV)/compiler-h100:$(VENV)/compiler-v5e $(VENV)/bin/python -m bench.compiled $(COMPILED_ARGS)
+
+compiled: $(VENV)/has-bench $(VENV)/compiler-h100 ## The same of ours for an H100, compared with bench/compiled/reached.json
+	PYTHONPATH=$(VENV)/compiler-h100 $(VENV)/bin/python -m bench.compiled --target h100 --ours --check
+
 test-oldest: $(OLDEST)/has-test ## Run the tests on the oldest JAX that pyproject.toml admits
 	$(OLDEST)/bin/python $(SUITE)
 
@@ -61,6 +67,16 @@ $(VENV)/has-%: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(OLDEST)/has-%: pyproject.toml constraints-oldest.txt | $(OLDEST)/bin/python
 	$(OLDEST)/bin/python -m pip install -q -e '.[$*]' -c constraints-oldest.txt
+	@touch $@
+
+# Compilers for machines that need not be there. They are beside the environment and not in it, where
+# JAX would complain of the missing device at every start.
+COMPILER_h100 := jax-cuda12-plugin jax-cuda12-pjrt nvidia-cuda-nvcc-cu12
+COMPILER_v5e := libtpu
+$(VENV)/compiler-%: constraints.txt | $(VENV)/bin/python
+	rm -rf $@
+	$(VENV)/bin/python -m pip install -q --no-deps --target $@ $(COMPILER_$*) -c constraints.txt || \
+	  { rm -rf $@; exit 1; }
 	@touch $@
 
 # A half-made environment is removed: the next run would take it for a whole one.

@@ -28,8 +28,9 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 # Bytes per second between a chip and its main memory, as its maker says.
 BANDWIDTHS = {"h100": 3.35e12, "v5e": 0.819e12}
 
-# A TPU's compiler asks no machine what it is part of.
+# A TPU's compiler asks no machine what it is part of, and leaves others their TPU.
 TPU_ENVIRONMENT = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
