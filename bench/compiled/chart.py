@@ -14,7 +14,7 @@ from bench.compiled.measure import SIDES, Cell
 NAMES = {"ours": "jaxloss", "optax": "Optax"}
 TITLES = {"h100": "H100", "v5e": "TPU v5e"}
 # Told apart by people who confuse red and green, and in grey.
-STYLES = {"ours": ("#0b5394", "o"), "optax": ("#e69f00", "s")}
+STYLES = {"optax": ("#e69f00", "s", 7), "ours": ("#0b5394", "o", 5)}
 
 
 def draw(cells: list[Cell], file: str) -> None:
@@ -34,7 +34,7 @@ def draw(cells: list[Cell], file: str) -> None:
         for cell in shown:
             if cell["target"] == target:
                 _draw_loss(panel, losses.index(cell["loss"]), cell)
-        panel.axvline(1.5, color="0.7", linewidth=0.8, zorder=0)
+        panel.axvline(1.5, color="0.7", linewidth=0.8, zorder=0, label="a + b")
         panel.set(xscale="log", title=TITLES[target], xlabel="traffic, in units of the inputs")
         panel.set_xticks([1, 1.5, 3, 10, 30, 100, 300], ["1", "1.5", "3", "10", "30", "100", "300"])
         panel.set_xlim(0.8, 500)
@@ -60,11 +60,11 @@ def _draw_loss(panel: Axes, place: int, cell: Cell) -> None:
         panel.text(1, place, cell["ours"]["refused"], fontsize=7, va="center", color="#a00000")
         return
     panel.plot([min(moved), max(moved)], [place, place], color="0.75", linewidth=1.2, zorder=1)
-    for side, of_side in known.items():
-        colour, marker = STYLES[side]
-        panel.plot(
-            of_side.traffic, place, marker, color=colour, markersize=5, label=NAMES[side], zorder=2
-        )
+    # Ours last, so that both are seen where they are equal.
+    for side, (colour, marker, size) in STYLES.items():
+        if side in known:
+            style = {"color": colour, "markersize": size, "label": NAMES[side]}
+            panel.plot(known[side].traffic, place, marker, zorder=2, **style)
     goal = GOALS.get(cell["loss"], Figures()).traffic
     if goal is not None:
         panel.plot(goal, place, "|", color="black", markersize=9, label="to reach", zorder=3)

@@ -18,7 +18,7 @@ class Figures:
     temporaries: float | None = None
 
 
-# Sums of blocks and of rows, which are written and read again, are less than this.
+# Sums of blocks and of rows, which are stored, are less than this.
 NOTHING = 0.01
 ELEMENTWISE = Figures(1.5, 3, NOTHING)
 COSINE = Figures(2.6, None, NOTHING)
