@@ -13,7 +13,7 @@ ELSEWHERE := $(addprefix --ignore=tests/test_,$(addsuffix .py,accuracy bench cer
 PASSED := $(VENV)/passed
 SOURCES = $(shell find jaxloss tests -name '*.py') $(wildcard notebooks/*.ipynb) README.md pyproject.toml
 
-.PHONY: demo test test-exhaustive lint check parity accuracy bench notebooks docs test-oldest format clean help
+.PHONY: demo test test-exhaustive lint check parity accuracy bench bench-compiled compiled notebooks docs test-oldest format clean help
 .NOTPARALLEL:
 
 demo: $(VENV)/has-demo ## Train on handwritten digits, with and without class weights (DEMO_ARGS='--help')
@@ -54,6 +54,12 @@ docs: $(VENV)/has-docs ## Build the documentation into site/, from README, docst
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
 	@echo "built: open site/index.html"
 
+bench-compiled: $(VENV)/has-bench $(VENV)/compiler-h100 $(VENV)/compiler-v5e ## Compile every loss for an H100 and a TPU v5e, and read what it moves (COMPILED_ARGS='--help')
+	PYTHONPATH=$(VENV)/compiler-h100:$(VENV)/compiler-v5e $(VENV)/bin/python -m bench.compiled $(COMPILED_ARGS)
+
+compiled: $(VENV)/has-bench $(VENV)/compiler-h100 ## The same of ours for an H100, compared with bench/compiled/reached.json
+	PYTHONPATH=$(VENV)/compiler-h100 $(VENV)/bin/python -m bench.compiled --target h100 --ours --check
+
 test-oldest: $(OLDEST)/has-test ## Run the tests of what JAX can break on the oldest that pyproject.toml admits
 	$(OLDEST)/bin/python $(SUITE) $(ELSEWHERE)
 
@@ -75,6 +81,16 @@ $(VENV)/has-%: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(OLDEST)/has-%: pyproject.toml constraints-oldest.txt | $(OLDEST)/bin/python
 	$(OLDEST)/bin/python -m pip install -q -e '.[$*]' -c constraints-oldest.txt
+	@touch $@
+
+# Compilers for machines that need not be there. They are beside the environment and not in it, where
+# JAX would complain of the missing device at every start.
+COMPILER_h100 := jax-cuda12-plugin jax-cuda12-pjrt nvidia-cuda-nvcc-cu12
+COMPILER_v5e := libtpu
+$(VENV)/compiler-%: constraints.txt | $(VENV)/bin/python
+	rm -rf $@
+	$(VENV)/bin/python -m pip install -q --no-deps --target $@ $(COMPILER_$*) -c constraints.txt || \
+	  { rm -rf $@; exit 1; }
 	@touch $@
 
 # A half-made environment is removed: the next run would take it for a whole one.

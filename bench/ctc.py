@@ -10,11 +10,8 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
-import math
-import re
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ import optax
 from rich.console import Console
 from rich.table import Table
 
+from bench.programs import Program, least, most
 from bench.targets import devices_of
 from bench.timing import interleaved
 from jaxloss import ctc
@@ -131,107 +129,13 @@ def counted(options: argparse.Namespace) -> list[dict[str, Any]]:
                 compiled = jax.jit(program).trace(*shapes).lower().compile()
                 text = Program(compiled.as_text())
                 # The branch of ours with work is taken if an example has a loss below log 2.
-                kernels, moved = text.totals(min)
-                row = {"frames": frames, "work": work, "library": library, "kernels": kernels}
-                row |= {"at most": text.totals(max)[0], "MB moved": moved / 1e6}
+                found = text.work(least)
+                row = {"frames": frames, "work": work, "library": library}
+                row |= {"kernels": found.kernels, "at most": text.work(most).kernels}
+                row |= {"MB moved": found.bytes / 1e6}
                 temporaries = compiled.memory_analysis().temp_size_in_bytes
                 rows.append(row | {"MB temporary": temporaries / 1e6})
     return rows
-
-
-@dataclass(frozen=True)
-class Instruction:
-    name: str
-    bytes: int
-    operation: str
-    operands: tuple[str, ...]
-    line: str
-
-    def attribute(self, pattern: str) -> str:
-        found = re.search(pattern, self.line)
-        assert found, self.line
-        return found.group(1)
-
-
-FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
-
-
-class Program:
-    """A compiled program's text, and what it would launch."""
-
-    def __init__(self, text: str) -> None:
-        self.computations: dict[str, list[Instruction]] = {}
-        for block in re.findall(r"^(?:ENTRY )?%?[\w.\-]+ \(.*?^\}", text, re.DOTALL | re.MULTILINE):
-            header, *lines = block.splitlines()
-            name = header.removeprefix("ENTRY ").split()[0].lstrip("%")
-            self.computations[name] = [self.instruction(line) for line in lines if " = " in line]
-            if header.startswith("ENTRY "):
-                self.entry = name
-
-    @staticmethod
-    def instruction(line: str) -> Instruction:
-        name, rest = line.strip().removeprefix("ROOT ").split(" = ", 1)
-        found = re.match(
-            r"(\(.*?\)|\S+) ([\w\-]+)\((.*?)\)(?:, |$)", re.sub(r"/\*.*?\*/", "", rest)
-        )
-        assert found, line
-        shape, operation, operands = found.groups()
-        names = tuple(operand.split()[-1].lstrip("%") for operand in operands.split(",") if operand)
-        return Instruction(name.lstrip("%"), size_of(shape), operation, names, line)
-
-    def totals(self, branch: Callable[..., tuple[int, int]], name: str = "") -> tuple[int, int]:
-        """Kernels and bytes of a computation: loops by their trips, and of branches the chosen."""
-        kernels = moved = 0
-        instructions = self.computations[name or self.entry]
-        sizes = {instruction.name: instruction.bytes for instruction in instructions}
-        for instruction in instructions:
-            times = 1
-            if instruction.operation in FREE:
-                continue
-            if instruction.operation == "while":
-                counts = self.totals(branch, instruction.attribute(r"body=%?([\w.\-]+)"))
-                times = int(instruction.attribute(r'known_trip_count":\{"n":"(\d+)"'))
-            elif instruction.operation == "conditional":
-                names = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", instruction.line)
-                counts = branch(self.totals(branch, name) for name in names)
-            elif instruction.operation == "call":
-                counts = self.totals(branch, instruction.attribute(r"to_apply=%?([\w.\-]+)"))
-            else:
-                counts = 1, self.moved(instruction, sizes)
-            kernels, moved = kernels + times * counts[0], moved + times * counts[1]
-        return kernels, moved
-
-    def moved(self, instruction: Instruction, sizes: dict[str, int]) -> int:
-        """Operands and results; of what is sliced or updated in place the part that is touched."""
-        if instruction.operation != "fusion":
-            return instruction.bytes + sum(sizes[name] for name in instruction.operands)
-        inside = self.computations[instruction.attribute(r"calls=%?([\w.\-]+)")]
-        updates = {i.name: i for i in inside if i.operation == "dynamic-update-slice"}
-        known = {i.name: i.bytes for i in inside}
-        written = instruction.bytes
-        for update in updates.values():
-            written -= update.bytes - known[update.operands[1]]
-        return written + sum(self.read(i, inside) for i in inside if i.operation == "parameter")
-
-    def read(self, value: Instruction, inside: list[Instruction]) -> int:
-        users = [i for i in inside if value.name in i.operands]
-        parts = 0
-        for user in users:
-            if user.operation == "bitcast":
-                parts += self.read(user, inside)
-            elif user.operation == "dynamic-slice":
-                parts += user.bytes
-            elif user.operation != "dynamic-update-slice" or value.name != user.operands[0]:
-                return value.bytes
-        return min(parts, value.bytes)
-
-
-def size_of(shape: str) -> int:
-    total = 0
-    for kind, bits, lengths in re.findall(r"(pred|[a-z]+)(\d*)\[([\d,]*)\]", shape):
-        count = math.prod(int(length) for length in lengths.split(",") if length)
-        total += count * (1 if kind == "pred" else int(bits) // 8)
-    return total
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from typing import Any
@@ -24,6 +25,18 @@ dnn_version_info { major: 9 minor: 10 patch: 0 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
 
+# Bytes per second between a chip and its main memory, as its maker says.
+BANDWIDTHS = {"h100": 3.35e12, "v5e": 0.819e12}
+
+# A TPU's compiler asks no machine what it is part of, and leaves others their TPU.
+TPU_ENVIRONMENT = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
+
 COMPILERS = {
     "cuda": "pip install --no-deps jax-cuda12-plugin=={0} jax-cuda12-pjrt=={0} "
     "nvidia-cuda-nvcc-cu12",
@@ -41,6 +54,8 @@ def how_to_compile(target: str) -> str:
 
 def devices_of(target: str) -> list[Any]:
     """Devices that need not be there."""
+    for name, value in TPU_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     asked: dict[str, Any] = {"topology": "1x1x1", "target_config": H100} if target == "h100" else {}
     try:
         return topologies.get_topology_desc(

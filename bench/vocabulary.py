@@ -13,17 +13,10 @@ import functools
 import importlib.metadata
 import json
 import math
-import os
 import statistics
 import sys
 from collections.abc import Callable
 from typing import Any
-
-# Before JAX is imported: a TPU compiler that asks no machine.
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-os.environ.setdefault("TPU_WORKER_ID", "0")
 
 import jax
 import jax.numpy as jnp

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._linear_map import transposed
@@ -67,6 +69,21 @@ class custom_vjp:  # noqa: N801  (stands where `jax.custom_vjp` would)
     def __call__(self, *args: Any) -> Any:
         """Evaluate the function."""
         return self._every(*(vary_alike(args) if self._alike else args))
+
+
+def afresh(*arrays: Array) -> tuple[Array, ...]:
+    """The same numbers, which XLA takes for others: what follows is computed and not stored.
+
+    Of what a value and its gradient have in common, XLA may compute an expensive part in a kernel
+    of its own and store it, as large as the inputs, where both could be one kernel that reads the
+    inputs and writes the gradient. A rule's `bwd` that begins with its inputs afresh has nothing
+    expensive in common with its `fwd`. On a CPU, where computing twice costs more than storing,
+    nothing changes.
+    """
+    one: Any = jax.lax.platform_dependent(
+        cpu=lambda: jnp.ones(()), default=lambda: jax.lax.optimization_barrier(jnp.ones(()))
+    )
+    return tuple(array * one.astype(array.dtype) for array in arrays)
 
 
 def vary_alike(tree: T, others: Any = (), *, over: Any = (), within: Any = ()) -> T:

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Real
 
 from jaxloss import _check, _checked, _options
-from jaxloss._autodiff import custom_vjp
+from jaxloss._autodiff import afresh, custom_vjp
 from jaxloss._elementary import quotient, softplus_of_both_signs
 from jaxloss._exact import exponential, log_one_plus, product
 from jaxloss.primitives import safe_power, safe_product, softplus
@@ -330,7 +330,8 @@ def _focal_fwd(
 def _focal_bwd(
     residuals: tuple[Array, Array, Array], cotangent: Array
 ) -> tuple[Array, Array, Array]:
-    logits, targets, gamma = residuals
+    *inputs, gamma = residuals
+    logits, targets = afresh(*inputs)
     positive = logits > 0
     wrong = _wrong(logits, targets, gamma)
     tail, whole = wrong.tail, 1 + wrong.tail

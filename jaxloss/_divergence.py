@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Real
 
 from jaxloss import _check, _checked, _options
-from jaxloss._autodiff import custom_vjp
+from jaxloss._autodiff import afresh, custom_vjp
 from jaxloss._exact import exponential
 from jaxloss.primitives import log_cosh, safe_product
 
@@ -204,7 +204,7 @@ def _bregman_fwd(
 def _bregman_bwd(
     log_targets: bool, residuals: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
-    log_probs, targets = residuals
+    log_probs, targets = afresh(*residuals)
     probabilities, logarithms = _targets_and_logarithms(targets, log_targets)
     change, near = _difference(log_probs, logarithms)
     to_log_probs = jnp.where(
@@ -311,7 +311,7 @@ def _jensen_shannon_fwd(
 def _jensen_shannon_bwd(
     log_targets: bool, residuals: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
-    log_probs, targets = residuals
+    log_probs, targets = afresh(*residuals)
     probabilities, logarithms = _targets_and_logarithms(targets, log_targets)
     half, size = _half_difference(log_probs, logarithms)
     to_log_probs = safe_product(jnp.exp(log_probs), _log_of_share(half, size)) / 2

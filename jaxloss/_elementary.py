@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,26 +74,6 @@ def safe_power(
     zero = base == 0
     of_zero = (exponent == 0).astype(base.dtype)
     return jnp.where(zero, of_zero, jnp.where(zero, 1, base) ** exponent)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def row_maximum(logits: Array, axis: int) -> Array:
-    """Along an axis that stays; it only shifts, and no derivative of a softmax depends on its own.
-
-    But with one, a second derivative is of differences to the maximum's entry, so that terms of a
-    class that is far ahead do not have to cancel. Ties share it.
-    """
-    return jnp.max(logits, axis, keepdims=True)
-
-
-@row_maximum.defjvp
-def _maximum_jvp(axis: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
-    [logits], [direction] = primals, tangents
-    highest = jnp.max(logits, axis, keepdims=True)
-    attained = (logits == highest).astype(logits.dtype)
-    # None attains it where XLA compares with products that are not rounded.
-    count = jnp.maximum(jnp.sum(attained, axis, keepdims=True), 1)
-    return highest, jnp.sum(direction * attained, axis, keepdims=True) / count
 
 
 @custom_vjp

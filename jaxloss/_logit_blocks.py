@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss import _check
-from jaxloss._elementary import row_maximum
+from jaxloss._row_sums import row_maximum
 
 AxisName = Hashable | None
 

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Real
 
 from jaxloss import _check, _options
-from jaxloss._autodiff import custom_vjp
+from jaxloss._autodiff import afresh, custom_vjp
 from jaxloss._exact import log_one_plus
 from jaxloss.primitives import absolute, positive_part
 
@@ -198,7 +198,25 @@ def squared_log_error(
     predictions, targets = _check.matched(
         "squared_log_error", predictions=predictions, targets=targets
     )
-    return jnp.square(_log_ratio(predictions, targets))
+    return _squared_log_ratio(predictions, targets)
+
+
+@custom_vjp
+def _squared_log_ratio(predictions: Array, targets: Array) -> Array:
+    return _squared_log_ratio_fwd(predictions, targets)[0]
+
+
+def _squared_log_ratio_fwd(predictions: Array, targets: Array) -> tuple[Array, tuple[Array, Array]]:
+    return jnp.square(_log_ratio(predictions, targets)), (predictions, targets)
+
+
+def _squared_log_ratio_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    predictions, targets = afresh(*residuals)
+    slope = 2 * _log_ratio(predictions, targets) * cotangent
+    return slope / (1 + predictions), -slope / (1 + targets)
+
+
+_squared_log_ratio.defvjp(_squared_log_ratio_fwd, _squared_log_ratio_bwd)
 
 
 @custom_vjp

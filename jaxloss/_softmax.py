@@ -17,75 +17,15 @@ from jaxtyping import Float, Integer, Real
 
 from jaxloss import _check
 from jaxloss._autodiff import custom_vjp
-from jaxloss._elementary import row_maximum, safe_product
-
-# The softmax family stands on row statistics that never cancel. With m = max_j z_j,
-#
-#     e_j = exp(z_j - m)        T = sum of e_j over z_j < m        r = how many attain m
-#
-# the sum of all e_j is S = r + T, and the probability of class k is e_k / S. When k alone attains m
-# its complement is T / S: both, and log(S), keep their relative accuracy, where 1 - p_k and a sum
-# over all classes would round the tail away. With a label k the sum of the others,
-#
-#     T_k = sum_{j != k} e_j        S = T_k + e_k
-#
-# does the same in one reduction, and the complement of p_k is T_k / S wherever k stands.
-
-
-def _shifted(logits: Array, maximum: Array) -> tuple[Array, Array]:
-    """z - m, and its rounding error (Knuth's TwoSum)."""
-    limits = jnp.finfo(logits.dtype)
-    # exp is 0 far below the maximum; a finite bound there keeps -inf - -inf out of the TwoSum.
-    reach = jnp.maximum(-2 * math.log(limits.tiny), jnp.abs(maximum))
-    logits = jnp.maximum(logits, jnp.maximum(maximum - reach, float(limits.min)))
-    shifted = logits - maximum
-    part = shifted - logits
-    error = (logits - (shifted - part)) - (maximum + part)
-    return shifted, jax.lax.stop_gradient(error)
-
-
-def _exponentials(logits: Array, maximum: Array) -> Array:
-    """exp(z - m), with the rounding error of z - m put back to first order."""
-    shifted, error = _shifted(logits, maximum)
-    rounded = jnp.exp(shifted)
-    # Not rounded * (1 + error), where the sum would round most of the error away.
-    return rounded + rounded * error
-
-
-# In what follows, arithmetic and no comparison: XLA fuses arithmetic into a reduction on every
-# backend, while a select there makes the CPU write the reduction's whole input to memory.
-
-
-def _others(logits: Array, index: Array, axis: int) -> Array:
-    """1 at every class but `index`, 0 there."""
-    exact = logits.shape[axis] <= 2 ** jnp.finfo(logits.dtype).nmant
-    dtype = logits.dtype if exact else jnp.int32
-    positions = jax.lax.broadcasted_iota(dtype, logits.shape, axis)
-    return jnp.minimum(jnp.abs(positions - index.astype(dtype)), 1).astype(logits.dtype)
-
-
-def _below(logits: Array, maximum: Array) -> Array:
-    """1 where z < m, 0 where z attains m."""
-    # Bounded, so that XLA does not fuse m - z with a product that z may be: not rounded, that is
-    # not 0 where z attains m.
-    reach = jnp.maximum(1, jnp.abs(maximum))
-    return jnp.sign(maximum - jnp.maximum(logits, maximum - reach))
-
-
-def _maximum_rest_and_ties(logits: Array, axis: int) -> tuple[Array, Array, Array]:
-    """m, T and r."""
-    scores = logits.astype(_check.wide(logits))
-    maximum = row_maximum(scores, axis)
-    exponentials = _exponentials(scores, maximum)
-    # Behind barriers: what several fusions share, be it the broadcast of m, XLA writes to memory.
-    again = jax.lax.optimization_barrier(maximum)
-    below = _below(scores, again)
-    # T carries the derivative of S, and r none.
-    attained = jax.lax.stop_gradient(exponentials * (1 - below))
-    rest = jnp.sum(exponentials - attained, axis, keepdims=True)
-    below = _below(scores, jax.lax.optimization_barrier(again))
-    ties = scores.shape[axis] - jnp.sum(below, axis, keepdims=True)
-    return maximum, rest, jax.lax.stop_gradient(ties)
+from jaxloss._elementary import safe_product
+from jaxloss._row_sums import (
+    all_but,
+    exponentials_of,
+    is_below,
+    less_maximum,
+    maximum_and_others,
+    maximum_rest_and_ties,
+)
 
 
 def _log1p(excess: Array) -> Array:
@@ -147,14 +87,14 @@ def _logsumexp(logits: Array, axis: int) -> Array:
 
 
 def _logsumexp_fwd(logits: Array, axis: int) -> tuple[Array, tuple[Array, ...]]:
-    maximum, rest, ties = _maximum_rest_and_ties(logits, axis)
+    maximum, rest, ties = maximum_rest_and_ties(axis, logits)
     value = jnp.where(jnp.isinf(maximum), maximum, maximum + _log1p(rest + (ties - 1)))
     return jnp.squeeze(value, axis), (logits, maximum, rest + ties)
 
 
 def _logsumexp_bwd(axis: int, residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array]:
     logits, maximum, normaliser = residuals
-    exponentials = _exponentials(logits.astype(maximum.dtype), maximum)
+    exponentials = exponentials_of(logits.astype(maximum.dtype), maximum)
     gradient = exponentials * (jnp.expand_dims(cotangent, axis) / normaliser)
     return (gradient.astype(logits.dtype),)
 
@@ -206,7 +146,7 @@ def _log_softmax(logits: Array, axis: int) -> Array:
 
 
 def _log_softmax_fwd(logits: Array, axis: int) -> tuple[Array, tuple[Array, ...]]:
-    residuals = (logits, *_maximum_rest_and_ties(logits, axis))
+    residuals = (logits, *maximum_rest_and_ties(axis, logits))
     return _log_probs(*residuals), residuals
 
 
@@ -215,17 +155,28 @@ def _log_probs(logits: Array, maximum: Array, rest: Array, ties: Array) -> Array
 
 
 def _log_softmax_bwd(axis: int, residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array]:
+    logits, maximum, _, _ = residuals
+    below = is_below(logits.astype(maximum.dtype), maximum)
+    total = jnp.sum(cotangent, axis, keepdims=True)
+    return (
+        _pulled_back(residuals, cotangent, total, jnp.sum(cotangent * below, axis, keepdims=True)),
+    )
+
+
+def _pulled_back(
+    residuals: tuple[Array, ...], cotangent: Array, total: Array, total_below: Array
+) -> Array:
+    """The pullback of a cotangent, from its sums over all entries and those below the maximum."""
     logits, maximum, rest, ties = residuals
     scores = logits.astype(maximum.dtype)
-    below = _below(scores, maximum)
-    share = jnp.sum(cotangent, axis, keepdims=True) / (rest + ties)
-    exponentials = _exponentials(scores, maximum)
+    share = total / (rest + ties)
+    exponentials = exponentials_of(scores, maximum)
     # T with the derivative of S - e_k.
     of_others = rest + (1 - exponentials)
-    at_maximum = of_others * share - jnp.sum(cotangent * below, axis, keepdims=True)
-    alone = (ties == 1) & (below == 0)
+    alone = (ties == 1) & (is_below(scores, maximum) == 0)
+    at_maximum = of_others * share - total_below
     gradient = jnp.where(alone, at_maximum, cotangent - exponentials * share)
-    return (gradient.astype(logits.dtype),)
+    return gradient.astype(logits.dtype)
 
 
 _log_softmax.defvjp(_log_softmax_fwd, _log_softmax_bwd)
@@ -277,25 +228,29 @@ def _expected_log_softmax(logits: Array, probabilities: Array, axis: int) -> Arr
     return _expected_log_softmax_fwd(logits, probabilities, axis)[0]
 
 
-# The pullback of log_softmax applied to the cotangent q; its log-probabilities come again from the
-# row statistics.
+# The pullback of log_softmax applied to the cotangent q, whose sums are taken with the row's; its
+# log-probabilities come again from the row statistics.
 
 
 def _expected_log_softmax_fwd(
     logits: Array, probabilities: Array, axis: int
 ) -> tuple[Array, tuple[Any, ...]]:
-    log_probs, statistics = _log_softmax_fwd(logits, axis)
-    terms = safe_product(probabilities.astype(log_probs.dtype), log_probs)
-    return jnp.sum(terms, axis), (probabilities, statistics)
+    factors = probabilities.astype(_check.wide(logits))
+    *found, below, at = maximum_rest_and_ties(axis, logits, factors)
+    statistics = (logits, *found)
+    terms = safe_product(factors, _log_probs(*statistics))
+    return jnp.sum(terms, axis), (probabilities, statistics, below, at)
 
 
 def _expected_log_softmax_bwd(
     axis: int, residuals: tuple[Any, ...], cotangent: Array
 ) -> tuple[Array, Array]:
-    probabilities, statistics = residuals
+    probabilities, statistics, below, at = residuals
     cotangent = jnp.expand_dims(cotangent, axis)
     factors = probabilities.astype(cotangent.dtype)
-    [to_logits] = _log_softmax_bwd(axis, statistics, factors * cotangent)
+    to_logits = _pulled_back(
+        statistics, factors * cotangent, (below + at) * cotangent, below * cotangent
+    )
     log_probs = _log_probs(*statistics)
     kept = jnp.where((factors == 0) & jnp.isinf(log_probs), 0, log_probs)
     return to_logits, (kept * cotangent).astype(probabilities.dtype)
@@ -357,14 +312,11 @@ def _log_softmax_at(logits: Array, labels: Array, axis: int) -> Array:
 def log_softmax_at_fwd(logits: Array, labels: Array, axis: int) -> tuple[Array, tuple[Array, ...]]:
     scores = logits.astype(_check.wide(logits))
     index, valid = _check.valid_index(jnp.expand_dims(labels, axis), scores.shape[axis])
-    maximum = row_maximum(scores, axis)
     score = _picked(logits, index, axis)
-    exponential = _exponentials(score, maximum)
-    rest = jnp.sum(
-        _exponentials(scores, maximum) * _others(scores, index, axis), axis, keepdims=True
-    )
+    maximum, rest = maximum_and_others(logits, index, axis)
+    exponential = exponentials_of(score, maximum)
     rest = jnp.where(valid, rest, jnp.nan)
-    _, error = _shifted(score, maximum)
+    _, error = less_maximum(score, maximum)
     value = -((maximum - score) + (_log1p(rest + (exponential - 1)) - error))
     return jnp.squeeze(value, axis), (logits, index, maximum, exponential, rest)
 
@@ -375,7 +327,7 @@ def log_softmax_at_bwd(
     logits, index, maximum, exponential, rest = residuals
     scores = logits.astype(maximum.dtype)
     # The forward's product, which XLA then keeps.
-    exponentials = _exponentials(scores, maximum) * _others(scores, index, axis)
+    exponentials = exponentials_of(scores, maximum) * all_but(scores, index, axis)
     classes = jax.lax.broadcasted_iota(index.dtype, logits.shape, axis)
     complement = jnp.where(classes == index, rest, -exponentials)
     gradient = complement * (jnp.expand_dims(cotangent, axis) / (rest + exponential))

@@ -1,0 +1,214 @@
+"""Sums over a softmax's rows that never cancel, in one reading or in two."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxloss import _check
+
+# The softmax family stands on row statistics that never cancel. With m = max_j z_j,
+#
+#     e_j = exp(z_j - m)        T = sum of e_j over z_j < m        r = how many attain m
+#
+# the sum of all e_j is S = r + T, and the probability of class k is e_k / S. When k alone attains m
+# its complement is T / S: both, and log(S), keep their relative accuracy, where 1 - p_k and a sum
+# over all classes would round the tail away. With a label k the sum of the others,
+#
+#     T_k = sum_{j != k} e_j        S = T_k + e_k
+#
+# does the same in one reduction, and the complement of p_k is T_k / S wherever k stands.
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def row_maximum(logits: Array, axis: int) -> Array:
+    """Along an axis that stays; it only shifts, and no derivative of a softmax depends on its own.
+
+    But with one, a second derivative is of differences to the maximum's entry, so that terms of a
+    class that is far ahead do not have to cancel. Ties share it.
+    """
+    return jnp.max(logits, axis, keepdims=True)
+
+
+@row_maximum.defjvp
+def _maximum_jvp(axis: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    [logits], [direction] = primals, tangents
+    highest = jnp.max(logits, axis, keepdims=True)
+    attained = (logits == highest).astype(logits.dtype)
+    # None attains it where XLA compares with products that are not rounded.
+    count = jnp.maximum(jnp.sum(attained, axis, keepdims=True), 1)
+    return highest, jnp.sum(direction * attained, axis, keepdims=True) / count
+
+
+def less_maximum(logits: Array, maximum: Array) -> tuple[Array, Array]:
+    """z - m, and its rounding error (Knuth's TwoSum)."""
+    limits = jnp.finfo(logits.dtype)
+    # exp is 0 far below the maximum; a finite bound there keeps -inf - -inf out of the TwoSum.
+    reach = jnp.maximum(-2 * math.log(limits.tiny), jnp.abs(maximum))
+    logits = jnp.maximum(logits, jnp.maximum(maximum - reach, float(limits.min)))
+    shifted = logits - maximum
+    part = shifted - logits
+    error = (logits - (shifted - part)) - (maximum + part)
+    return shifted, jax.lax.stop_gradient(error)
+
+
+def exponentials_of(logits: Array, maximum: Array) -> Array:
+    """exp(z - m), with the rounding error of z - m put back to first order."""
+    shifted, error = less_maximum(logits, maximum)
+    rounded = jnp.exp(shifted)
+    # Not rounded * (1 + error), where the sum would round most of the error away.
+    return rounded + rounded * error
+
+
+# In what follows, arithmetic and no comparison: XLA fuses arithmetic into a reduction on every
+# backend, while a select there makes the CPU write the reduction's whole input to memory.
+
+
+def all_but(logits: Array, index: Array, axis: int) -> Array:
+    """1 at every class but `index`, 0 there."""
+    exact = logits.shape[axis] <= 2 ** jnp.finfo(logits.dtype).nmant
+    dtype = logits.dtype if exact else jnp.int32
+    positions = jax.lax.broadcasted_iota(dtype, logits.shape, axis)
+    return jnp.minimum(jnp.abs(positions - index.astype(dtype)), 1).astype(logits.dtype)
+
+
+def is_below(logits: Array, maximum: Array) -> Array:
+    """1 where z < m, 0 where z attains m."""
+    # Bounded, so that XLA does not fuse m - z with a product that z may be: not rounded, that is
+    # not 0 where z attains m.
+    reach = jnp.maximum(1, jnp.abs(maximum))
+    return jnp.sign(maximum - jnp.maximum(logits, maximum - reach))
+
+
+# For their maximum and their sums the logits are read twice. But the maxima m, m' and sums T, T' of
+# two parts make those of both, with m' the higher m' and T' + e^(m - m') T, and XLA has reductions
+# of several numbers at once: then the logits are read once. That is the faster where memory is what
+# takes the time, but no CPU, which would not vectorise it. The derivatives are the same.
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def maximum_and_others(logits: Array, index: Array, axis: int) -> tuple[Array, Array]:
+    """m, and T_k of the class at the index."""
+    return jax.lax.platform_dependent(
+        logits,
+        index,
+        cpu=functools.partial(maximum_and_others_twice, axis=axis),
+        default=functools.partial(maximum_and_others_once, axis=axis),
+    )
+
+
+@maximum_and_others.defjvp
+def _maximum_and_others_jvp(axis: int, primals: Any, tangents: Any) -> Any:
+    logits, index = primals
+    return jax.jvp(lambda z: maximum_and_others_twice(z, index, axis), (logits,), tangents[:1])
+
+
+def maximum_and_others_twice(logits: Array, index: Array, axis: int) -> tuple[Array, Array]:
+    """The same, read twice."""
+    scores = logits.astype(_check.wide(logits))
+    maximum = row_maximum(scores, axis)
+    terms = exponentials_of(scores, maximum) * all_but(scores, index, axis)
+    return maximum, jnp.sum(terms, axis, keepdims=True)
+
+
+def maximum_and_others_once(logits: Array, index: Array, axis: int) -> tuple[Array, Array]:
+    """The same, read once."""
+    scores = logits.astype(_check.wide(logits))
+    score = jnp.take_along_axis(logits, index, axis).astype(scores.dtype)
+    # No part's maximum is below the label's score: of a label far ahead the sum is a plain one.
+    highest = jnp.maximum(scores, score)
+    terms = exponentials_of(scores, highest) * all_but(scores, index, axis)
+    terms = jnp.where(scores == -jnp.inf, 0, terms)
+
+    def merged(first: Any, second: Any) -> tuple[Array, Array]:
+        (m, rest), (n, other_rest) = first, second
+        highest, factor = _highest_and_factor(m, n)
+        return highest, jnp.where(m >= n, rest + other_rest * factor, other_rest + rest * factor)
+
+    return _merged(merged, axis, highest, terms)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def maximum_rest_and_ties(axis: int, logits: Array, *weights: Array) -> tuple[Array, ...]:
+    """m, T and r; and of arrays of weights, the sum of each at z_j < m and that at z_j = m."""
+    return jax.lax.platform_dependent(
+        logits,
+        *weights,
+        cpu=functools.partial(maximum_rest_and_ties_twice, axis),
+        default=functools.partial(maximum_rest_and_ties_once, axis),
+    )
+
+
+@maximum_rest_and_ties.defjvp
+def _maximum_rest_and_ties_jvp(axis: int, primals: Any, tangents: Any) -> Any:
+    return jax.jvp(functools.partial(maximum_rest_and_ties_twice, axis), primals, tangents)
+
+
+def maximum_rest_and_ties_twice(axis: int, logits: Array, *weights: Array) -> tuple[Array, ...]:
+    """The same, read twice."""
+    scores = logits.astype(_check.wide(logits))
+    maximum = row_maximum(scores, axis)
+    exponentials = exponentials_of(scores, maximum)
+    # Behind barriers: what several fusions share, be it the broadcast of m, XLA writes to memory.
+    again = jax.lax.optimization_barrier(maximum)
+    below = is_below(scores, again)
+    # T carries the derivative of S, and r none.
+    attained = jax.lax.stop_gradient(exponentials * (1 - below))
+    rest = jnp.sum(exponentials - attained, axis, keepdims=True)
+    below = is_below(scores, jax.lax.optimization_barrier(again))
+    ties = scores.shape[axis] - jnp.sum(below, axis, keepdims=True)
+    sums = [
+        jnp.sum(array * where, axis, keepdims=True)
+        for array in weights
+        for where in (below, 1 - below)
+    ]
+    return maximum, rest, jax.lax.stop_gradient(ties), *sums
+
+
+def maximum_rest_and_ties_once(axis: int, logits: Array, *weights: Array) -> tuple[Array, ...]:
+    """The same, read once."""
+    scores = logits.astype(_check.wide(logits))
+    # Pairs of sums, below the maximum and at it.
+    sums = [jnp.zeros_like(scores), jnp.ones_like(scores)]
+    for array in weights:
+        sums += [jnp.zeros_like(array), array]
+
+    def merged(first: Any, second: Any) -> tuple[Array, ...]:
+        (m, *of_first), (n, *of_second) = first, second
+        highest, factor = _highest_and_factor(m, n)
+        found = [highest]
+        for place in range(0, len(of_first), 2):
+            (below, at), (other_below, other_at) = (
+                of_first[place : place + 2],
+                of_second[place : place + 2],
+            )
+            lower = jnp.where(m > n, other_below + other_at, below + at)
+            higher = jnp.where(m > n, below, other_below)
+            tied = m == n
+            found.append(jnp.where(tied, below + other_below, higher + lower * factor))
+            found.append(jnp.where(tied, at + other_at, jnp.where(m > n, at, other_at)))
+            factor = jnp.ones_like(factor)  # Weights do not depend on the maximum.
+        return tuple(found)
+
+    return _merged(merged, axis, scores, *sums)
+
+
+def _highest_and_factor(first: Array, second: Array) -> tuple[Array, Array]:
+    """The higher maximum, and what to multiply the other's sum with."""
+    highest = jnp.maximum(first, second)
+    finite = jnp.maximum(highest, float(jnp.finfo(highest.dtype).min))
+    return highest, exponentials_of(jnp.minimum(first, second), finite)
+
+
+def _merged(merged: Any, axis: int, maxima: Array, *sums: Array) -> Any:
+    """Maximum and sums of all; NaN sums of a maximum that is infinite."""
+    initial = [jnp.zeros((), maxima.dtype) for _ in sums]
+    initial = [jnp.full((), -jnp.inf, maxima.dtype), *initial]
+    found = jax.lax.reduce((maxima, *sums), tuple(initial), merged, (axis,))
+    maximum, *totals = (jnp.expand_dims(array, axis) for array in found)
+    return maximum, *(jnp.where(jnp.isinf(maximum), jnp.nan, total) for total in totals)

@@ -1,0 +1,142 @@
+"""Sums over a softmax's rows: the one reading of accelerators gives what the two of a CPU give."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxloss
+from jaxloss import _row_sums
+from jaxloss._row_sums import (
+    maximum_and_others_once,
+    maximum_and_others_twice,
+    maximum_rest_and_ties_once,
+    maximum_rest_and_ties_twice,
+)
+from tests.helpers import quick_jit, x64_enabled
+
+INF, NAN = np.inf, np.nan
+ROWS = np.array(
+    [
+        [0.0, 1.0, 2.0, 3.0, 4.0],
+        [4.0, 3.0, 2.0, 1.0, 0.0],
+        [20.0, 0.0, -1.0, -2.0, 0.5],
+        [-80.0, 0.0, -1.0, -80.0, 0.5],
+        [7.0, 7.0, 7.0, 7.0, 7.0],
+        [1e8, 1e8 + 8, 1e8 - 16, 0.0, -1e8],
+        [-INF, 1.0, -INF, 2.0, 2.0],
+        [1.0, -INF, -INF, -INF, -INF],
+        [-3e38, 3e38, 0.0, -INF, 3e38],
+    ],
+    np.float32,
+)
+ODD = np.array([[-INF] * 5, [INF, 0, 1, 2, 3], [0, NAN, 1, 2, 3], [INF] * 5], np.float32)
+WEIGHTS = np.linspace(0, 1, ROWS.size, dtype=np.float32).reshape(ROWS.shape)
+LABELS = [[k] * len(ROWS) for k in (0, 1, 4)]
+
+
+def arrays_of(function, *arrays):
+    return [np.asarray(found) for found in jax.jit(function)(*arrays)]
+
+
+@pytest.mark.parametrize("labels", LABELS, ids=lambda labels: f"label {labels[0]}")
+def test_the_sum_of_the_others_is_the_same(labels):
+    index = jnp.array(labels)[:, None]
+    (m, rest), (n, other) = (
+        arrays_of(functools.partial(function, axis=1), ROWS, index)
+        for function in (maximum_and_others_once, maximum_and_others_twice)
+    )
+    np.testing.assert_array_equal(m, n)
+    np.testing.assert_allclose(rest, other, rtol=5e-7, atol=1e-37)
+
+
+def test_the_sum_below_the_maximum_and_its_ties_are_the_same():
+    once, twice = (
+        arrays_of(functools.partial(function, 1), ROWS, WEIGHTS)
+        for function in (maximum_rest_and_ties_once, maximum_rest_and_ties_twice)
+    )
+    np.testing.assert_array_equal(once[0], twice[0])
+    np.testing.assert_allclose(once[1], twice[1], rtol=5e-7, atol=1e-37)
+    np.testing.assert_array_equal(once[2], twice[2])
+    for found, expected in zip(once[3:], twice[3:], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=5e-7)
+
+
+@pytest.mark.parametrize("label", [0, 3])
+def test_what_is_no_softmax_is_nan(label):
+    index = jnp.full((len(ODD), 1), label)
+    assert np.all(
+        np.isnan(arrays_of(functools.partial(maximum_and_others_once, axis=1), ODD, index)[1])
+    )
+    assert np.all(np.isnan(arrays_of(functools.partial(maximum_rest_and_ties_once, 1), ODD)[1]))
+
+
+def pairwise(operands, initial, merged, axes):
+    """As an accelerator reduces: in a tree."""
+    [axis] = axes
+    parts = [jnp.moveaxis(operand, axis, 0) for operand in operands]
+    while len(parts[0]) > 1:
+        half = len(parts[0]) // 2
+        parts = merged([part[:half] for part in parts], [part[half:] for part in parts])
+    return [part[0] for part in parts]
+
+
+@pytest.mark.parametrize("ahead", [0.0, 12.0])
+def test_no_accuracy_is_lost_in_merging(ahead, rng, monkeypatch):
+    monkeypatch.setattr("jax.lax.reduce", pairwise)
+    logits = (3 * rng.normal(size=(256, 1024))).astype(np.float32)
+    labels = rng.integers(0, 1024, 256)
+    logits[np.arange(256), labels] += ahead
+    others = functools.partial(maximum_and_others_once, axis=1)
+    m, rest = arrays_of(others, logits, labels[:, None])
+    exact = np.exp(logits.astype(np.float64) - np.asarray(m, np.float64))
+    exact[np.arange(256), labels] = 0
+    exact = exact.sum(1, keepdims=True)
+    assert np.max(np.abs(rest - exact) / np.spacing(exact.astype(np.float32))) < 4
+    m, rest, ties = arrays_of(functools.partial(maximum_rest_and_ties_once, 1), logits)
+    exact = np.exp(logits.astype(np.float64) - np.asarray(m, np.float64)).sum(1, keepdims=True) - 1
+    assert np.all(ties == 1)
+    assert np.max(np.abs(rest - exact) / np.spacing(exact.astype(np.float32))) < 4
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64], ids=lambda dtype: dtype.__name__)
+def test_other_dtypes_and_axes_are_served(dtype):
+    with x64_enabled():
+        logits, index = jnp.asarray(ROWS[:4].T, dtype), jnp.array([[0, 1, 0, 3]])
+        for once, twice in (
+            (maximum_and_others_once(logits, index, 0), maximum_and_others_twice(logits, index, 0)),
+            (maximum_rest_and_ties_once(0, logits), maximum_rest_and_ties_twice(0, logits)),
+        ):
+            for found, expected in zip(once, twice, strict=True):
+                assert found.dtype == expected.dtype and found.shape == expected.shape == (1, 4)
+                np.testing.assert_allclose(found, expected, rtol=5e-7)
+
+
+@pytest.fixture
+def in_one_reading(monkeypatch):
+    """Losses that read once on the CPU too."""
+    choose = lambda *arrays, cpu, default: default(*arrays)  # noqa: E731
+    monkeypatch.setattr(_row_sums.jax.lax, "platform_dependent", choose)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("target", ["labels", "probabilities"])
+def test_losses_work_in_every_mode_in_one_reading(target, rng, request):
+    logits = jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)
+    targets = jnp.array([0, 3, 1]) if target == "labels" else jax.nn.softmax(logits[::-1])
+
+    def total(logits):
+        return jnp.sum(jaxloss.cross_entropy(logits, targets))
+
+    def modes(logits):
+        each = jax.vmap(jax.grad(jaxloss.cross_entropy))(logits, targets)
+        return total(logits), jax.grad(total)(logits), each, jax.hessian(total)(logits)
+
+    expected = quick_jit(modes)(logits)
+    request.getfixturevalue("in_one_reading")
+    for found, known in zip(quick_jit(modes)(logits), expected, strict=True):
+        np.testing.assert_allclose(found, known, rtol=2e-6, atol=1e-7)
