@@ -8,7 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+from jax import Array
 from jax.custom_derivatives import SymbolicZero
+from jax.typing import ArrayLike, DTypeLike
 
 from jaxloss._linear_map import transposed
 
@@ -67,6 +70,15 @@ class custom_vjp:  # noqa: N801  (stands where `jax.custom_vjp` would)
     def __call__(self, *args: Any) -> Any:
         """Evaluate the function."""
         return self._every(*(vary_alike(args) if self._alike else args))
+
+
+def apart(*numbers: ArrayLike, dtype: DTypeLike) -> list[Array]:
+    """Scalars for a `bwd` that XLA does not take for those of the value.
+
+    XLA's CPU backend fuses all that a sum adds into the sum, except what the gradient shares: were
+    it but a 0, it is written to memory, as large as the losses.
+    """
+    return jax.lax.optimization_barrier([jnp.asarray(number, dtype) for number in numbers])
 
 
 def vary_alike(tree: T, others: Any = (), *, over: Any = (), within: Any = ()) -> T:

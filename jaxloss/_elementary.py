@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Real
 
 from jaxloss import _check
-from jaxloss._autodiff import custom_vjp
+from jaxloss._autodiff import apart, custom_vjp
 from jaxloss._exact import log_one_plus_tail
 
 
@@ -209,14 +209,21 @@ def positive_part(values: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
 
 @custom_vjp
 def _positive_part(values: Array) -> Array:
-    return jnp.maximum(values, 0)
+    return _positive_part_fwd(values)[0]
+
+
+def _positive_part_fwd(values: Array) -> tuple[Array, Array]:
+    # Where XLA's CPU backend fuses a maximum into a sum, that of NaN and 0 is 0; but a sign is NaN.
+    return jnp.maximum(values, 0) + 0 * jnp.sign(values), values
 
 
 # By arithmetic and not by a selection, so that NaN stays NaN: max(sign x, 0).
-_positive_part.defvjp(
-    lambda values: (jnp.maximum(values, 0), values),
-    lambda values, cotangent: (jnp.maximum(jnp.sign(values), 0) * cotangent,),
-)
+def _positive_part_bwd(values: Array, cotangent: Array) -> tuple[Array]:
+    [zero] = apart(0, dtype=values.dtype)
+    return (jnp.maximum(jnp.sign(values), zero) * cotangent,)
+
+
+_positive_part.defvjp(_positive_part_fwd, _positive_part_bwd)
 
 
 def softplus(values: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
@@ -259,16 +266,18 @@ def _softplus(values: Array) -> Array:
 
 def _softplus_fwd(values: Array) -> tuple[Array, Array]:
     tail = log_one_plus_tail(values)
-    return jnp.where(values > 0, values + tail, tail), values
+    return jnp.maximum(values, 0) + tail, values
 
 
-def _softplus_bwd(values: Array, cotangent: Array) -> tuple[Array]:
-    positive = values > 0
+def sigmoid(values: Array) -> Array:
+    """That of x, accurate in its tail, with derivatives of one smooth branch."""
+    zero, one = apart(0, 1, dtype=values.dtype)
+    positive = values > zero
     tail = jnp.exp(-jnp.where(positive, values, -values))
-    return (jnp.where(positive, 1, tail) / (1 + tail) * cotangent,)
+    return jnp.where(positive, one, tail) / (one + tail)
 
 
-_softplus.defvjp(_softplus_fwd, _softplus_bwd)
+_softplus.defvjp(_softplus_fwd, lambda values, cotangent: (sigmoid(values) * cotangent,))
 
 
 @custom_vjp
