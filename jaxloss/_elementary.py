@@ -266,18 +266,16 @@ def _softplus(values: Array) -> Array:
 
 def _softplus_fwd(values: Array) -> tuple[Array, Array]:
     tail = log_one_plus_tail(values)
-    return jnp.maximum(values, 0) + tail, values
+    return jnp.where(values > 0, values + tail, tail), values
 
 
-def sigmoid(values: Array) -> Array:
-    """That of x, accurate in its tail, with derivatives of one smooth branch."""
-    zero, one = apart(0, 1, dtype=values.dtype)
-    positive = values > zero
+def _softplus_bwd(values: Array, cotangent: Array) -> tuple[Array]:
+    positive = values > 0
     tail = jnp.exp(-jnp.where(positive, values, -values))
-    return jnp.where(positive, one, tail) / (one + tail)
+    return (jnp.where(positive, 1, tail) / (1 + tail) * cotangent,)
 
 
-_softplus.defvjp(_softplus_fwd, lambda values, cotangent: (sigmoid(values) * cotangent,))
+_softplus.defvjp(_softplus_fwd, _softplus_bwd)
 
 
 @custom_vjp
