@@ -121,7 +121,7 @@ def test_elementwise_losses_need_nothing(loss):
         assert program.memory_analysis().temp_size_in_bytes < 0.01 * 2**16 * 4
 
 
-@pytest.mark.parametrize("loss", ERRORS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("loss", [*ERRORS, jaxloss.gaussian_nll], ids=lambda f: f.__name__)
 def test_a_large_sum_of_losses_does_not_lose_nan(loss):
     """XLA's CPU backend drops NaN from a maximum that it fuses into a sum."""
     arrays = [jnp.ones(2**16) for _ in range(pieces(loss))]
