@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
+from jax.typing import ArrayLike, DTypeLike
 
 from jaxloss._linear_map import transposed
 
@@ -84,6 +85,15 @@ def afresh(*arrays: Array) -> tuple[Array, ...]:
         cpu=lambda: jnp.ones(()), default=lambda: jax.lax.optimization_barrier(jnp.ones(()))
     )
     return tuple(array * one.astype(array.dtype) for array in arrays)
+
+
+def apart(*numbers: ArrayLike, dtype: DTypeLike) -> list[Array]:
+    """Scalars for a `bwd` that XLA does not take for those of the value.
+
+    XLA's CPU backend fuses all that a sum adds into the sum, except what the gradient shares: were
+    it but a 0, it is written to memory, as large as the losses.
+    """
+    return jax.lax.optimization_barrier([jnp.asarray(number, dtype) for number in numbers])
 
 
 def vary_alike(tree: T, others: Any = (), *, over: Any = (), within: Any = ()) -> T:

@@ -248,6 +248,12 @@ def _without_axis(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 
 def signs(function: str, signs: ArrayLike, dtype: DTypeLike) -> Array:
     """Signs as numbers: 1, -1, and NaN for anything else. They are no variables to derivatives."""
+    numbers = signs_as_given(function, signs, dtype)
+    return jnp.where(jnp.abs(numbers) == 1, numbers, jnp.nan)
+
+
+def signs_as_given(function: str, signs: ArrayLike, dtype: DTypeLike) -> Array:
+    """The same, but whatever is no sign stays as it is."""
     # Clipped, so that no wide integer wraps to 1.
     array = _as_array(np.clip(signs, -2, 2) if _host_integers(signs) else signs)
     if array is None or not (_is_floating(array) or jnp.issubdtype(array.dtype, jnp.integer)):
@@ -264,7 +270,7 @@ def signs(function: str, signs: ArrayLike, dtype: DTypeLike) -> Array:
         "1 or -1",
         "convert labels of 0 and 1 with jnp.where(labels == 1, 1, -1)",
     )
-    return jnp.where(jnp.abs(numbers) == 1, numbers, jnp.nan)
+    return numbers
 
 
 def valid_index(labels: Array, size: int) -> tuple[Array, Array]:

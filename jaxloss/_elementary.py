@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Real
 
 from jaxloss import _check
-from jaxloss._autodiff import custom_vjp
+from jaxloss._autodiff import apart, custom_vjp
 from jaxloss._exact import log_one_plus_tail
 
 
@@ -187,14 +187,21 @@ def positive_part(values: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
 
 @custom_vjp
 def _positive_part(values: Array) -> Array:
-    return jnp.maximum(values, 0)
+    return _positive_part_fwd(values)[0]
+
+
+def _positive_part_fwd(values: Array) -> tuple[Array, Array]:
+    # Where XLA's CPU backend fuses a maximum into a sum, that of NaN and 0 is 0; but a sign is NaN.
+    return jnp.maximum(values, 0) + 0 * jnp.sign(values), values
 
 
 # By arithmetic and not by a selection, so that NaN stays NaN: max(sign x, 0).
-_positive_part.defvjp(
-    lambda values: (jnp.maximum(values, 0), values),
-    lambda values, cotangent: (jnp.maximum(jnp.sign(values), 0) * cotangent,),
-)
+def _positive_part_bwd(values: Array, cotangent: Array) -> tuple[Array]:
+    [zero] = apart(0, dtype=values.dtype)
+    return (jnp.maximum(jnp.sign(values), zero) * cotangent,)
+
+
+_positive_part.defvjp(_positive_part_fwd, _positive_part_bwd)
 
 
 def softplus(values: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:

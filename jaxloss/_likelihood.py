@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -115,10 +116,12 @@ def gaussian_nll(
         function, predictions=predictions, targets=targets, variances=variances
     )
     floor = _options.number(function, "minimum_variance", minimum_variance, above=0.0)
+    # Where XLA's CPU backend fuses the floor's maximum into a sum, it drops NaN: this is 0 or NaN.
+    invalid = jax.lax.stop_gradient(jnp.where(variances >= 0, 0, jnp.nan))
     variances = _floored(variances, floor.astype(variances.dtype))
     errors = predictions - targets
     # Through the deviation, whose square autodiff divides by; that of the variance overflows.
-    losses = (jnp.log(variances) + jnp.square(errors / jnp.sqrt(variances))) / 2
+    losses = (jnp.log(variances) + jnp.square(errors / jnp.sqrt(variances))) / 2 + invalid
     return losses + math.log(2 * math.pi) / 2 if _options.flag(function, "full", full) else losses
 
 

@@ -12,15 +12,57 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Real
 
 from jaxloss import _check, _options
+from jaxloss._autodiff import apart, custom_vjp
 from jaxloss.primitives import positive_part, softplus
 
 
 def _signed(function: str, signs: ArrayLike, **scores: ArrayLike) -> tuple[Array, ...]:
     """The scores and the signs, of one shape and in the dtype that the scores are computed in."""
     arrays = _check.matched(function, **scores)
-    numbers = _check.signs(function, signs, arrays[0].dtype)
+    numbers = _check.signs_as_given(function, signs, arrays[0].dtype)
     _check.same_shape(function, **dict(zip(scores, arrays, strict=True)), signs=numbers)
     return *arrays, numbers
+
+
+# What is no sign becomes NaN: in a value by arithmetic, which XLA's CPU backend fuses into a sum,
+# where it would write to memory what a selection gives; in a slope by a selection, as it would what
+# the two shared. So the rules here keep their inputs and compute both from them.
+
+
+def _nothing(signs: Array) -> Array:
+    """-0 for 1 and -1, so that less it a loss of -0 is 0; NaN for anything else."""
+    return jnp.sqrt(-jnp.square(jnp.square(signs) - 1))
+
+
+def _valid(signs: Array, one: Array | int) -> Array:
+    """1 and -1, NaN for anything else."""
+    return jnp.where(jnp.abs(signs) == one, signs, jnp.nan)
+
+
+@custom_vjp
+def _hinge(scores: Array, signs: Array, margin: Array) -> Array:
+    """[m - y z]_+."""
+    return _hinge_fwd(scores, signs, margin)[0]
+
+
+def _hinge_fwd(
+    scores: Array, signs: Array, margin: Array
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    value = positive_part(margin - signs * scores) - _nothing(signs)
+    return value, (scores, signs, margin)
+
+
+def _hinge_bwd(
+    residuals: tuple[Array, Array, Array], cotangent: Array
+) -> tuple[Array, Array, Array]:
+    scores, signs, margin = residuals
+    margin, zero, one = apart(margin, 0, 1, dtype=scores.dtype)
+    signs = _valid(signs, one)
+    within = jnp.maximum(jnp.sign(margin - signs * scores), zero) * cotangent
+    return -signs * within, jnp.zeros_like(signs), jnp.sum(within)
+
+
+_hinge.defvjp(_hinge_fwd, _hinge_bwd)
 
 
 @_check.known_keywords
@@ -53,7 +95,7 @@ def hinge(
     Source: Cortes and Vapnik, "Support-vector networks" (1995); Optax `hinge_loss`.
     """
     scores, signs = _signed("hinge", signs, scores=scores)
-    return positive_part(1 - signs * scores)
+    return _hinge(scores, signs, jnp.ones((), scores.dtype))
 
 
 @_check.known_keywords
@@ -87,7 +129,28 @@ def squared_hinge(
     vector machines" (2008), equation 2.
     """
     scores, signs = _signed("squared_hinge", signs, scores=scores)
-    return jnp.square(positive_part(1 - signs * scores))
+    return _squared_hinge(scores, signs)
+
+
+@custom_vjp
+def _squared_hinge(scores: Array, signs: Array) -> Array:
+    return _squared_hinge_fwd(scores, signs)[0]
+
+
+def _squared_hinge_fwd(scores: Array, signs: Array) -> tuple[Array, tuple[Array, Array]]:
+    value = jnp.square(positive_part(1 - signs * scores)) - _nothing(signs)
+    return value, (scores, signs)
+
+
+def _squared_hinge_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    scores, signs = residuals
+    zero, one = apart(0, 1, dtype=scores.dtype)
+    signs = _valid(signs, one)
+    rest = one - signs * scores
+    return -2 * signs * jnp.where(rest <= zero, zero, rest) * cotangent, jnp.zeros_like(signs)
+
+
+_squared_hinge.defvjp(_squared_hinge_fwd, _squared_hinge_bwd)
 
 
 @_check.known_keywords
@@ -120,7 +183,7 @@ def perceptron(
     Source: Rosenblatt, "The perceptron" (1958); Optax `perceptron_loss`.
     """
     scores, signs = _signed("perceptron", signs, scores=scores)
-    return positive_part(0 - signs * scores)
+    return _hinge(scores, signs, jnp.zeros((), scores.dtype))
 
 
 @_check.known_keywords
@@ -155,7 +218,8 @@ def soft_margin(
     Source: PyTorch `soft_margin_loss`.
     """
     scores, signs = _signed("soft_margin", signs, scores=scores)
-    return softplus(0 - signs * scores)
+    # Not by arithmetic, in which the CPU's sums take longer over a softplus than to read it again.
+    return softplus(0 - _valid(signs, 1) * scores)
 
 
 @_check.known_keywords
@@ -196,8 +260,42 @@ def hinge_embedding(
     function = "hinge_embedding"
     distances, signs = _signed(function, signs, distances=distances)
     margin = _options.number(function, "margin", margin).astype(distances.dtype)
-    losses = jnp.where(signs == 1, distances, positive_part(margin - distances))
-    return losses * jnp.abs(signs)  # 1, or NaN.
+    return _hinge_embedding(distances, signs, margin)
+
+
+@custom_vjp
+def _hinge_embedding(distances: Array, signs: Array, margin: Array) -> Array:
+    return _hinge_embedding_fwd(distances, signs, margin)[0]
+
+
+# For both signs the loss is that of a part, d or m - d, and a bound from below, -inf or 0.
+
+
+def _hinge_embedding_fwd(
+    distances: Array, signs: Array, margin: Array
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    part = margin * ((1 - signs) / 2) + signs * distances
+    bound = (1 + signs) * float(jnp.finfo(signs.dtype).min)
+    value = jnp.maximum(part, bound) + 0 * jnp.sign(part) - _nothing(signs)
+    return value, (distances, signs, margin)
+
+
+def _hinge_embedding_bwd(
+    residuals: tuple[Array, Array, Array], cotangent: Array
+) -> tuple[Array, Array, Array]:
+    distances, signs, margin = residuals
+    margin, zero, one = apart(margin, 0, 1, dtype=signs.dtype)
+    within = jnp.maximum(jnp.sign(margin - distances), zero)
+    cotangent = jnp.abs(_valid(signs, one)) * cotangent
+    similar = signs == one
+    return (
+        jnp.where(similar, one + zero * within, -within) * cotangent,
+        jnp.zeros_like(signs),
+        jnp.sum(jnp.where(similar, zero * within, within) * cotangent),
+    )
+
+
+_hinge_embedding.defvjp(_hinge_embedding_fwd, _hinge_embedding_bwd)
 
 
 @_check.known_keywords
@@ -242,4 +340,4 @@ def margin_ranking(
         function, signs, first_scores=first_scores, second_scores=second_scores
     )
     margin = _options.number(function, "margin", margin).astype(first.dtype)
-    return positive_part(margin - signs * (first - second))
+    return _hinge(first - second, signs, margin)

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Real
 
 from jaxloss import _check, _options
-from jaxloss._autodiff import afresh, custom_vjp
+from jaxloss._autodiff import afresh, apart, custom_vjp
 from jaxloss._exact import log_one_plus
 from jaxloss.primitives import absolute, positive_part
 
@@ -120,9 +120,40 @@ def quantile(
     """
     predictions, targets = _check.matched("quantile", predictions=predictions, targets=targets)
     q = _options.bounded("quantile", "q", q, minimum=0.0, maximum=1.0).astype(predictions.dtype)
-    q = jnp.broadcast_to(_options.broadcasts_to("quantile", predictions.shape, q=q), targets.shape)
+    q = _options.broadcasts_to("quantile", predictions.shape, q=q)
+    return _quantile(predictions, targets, q)
+
+
+@custom_vjp
+def _quantile(predictions: Array, targets: Array, q: Array) -> Array:
+    return _quantile_fwd(predictions, targets, q)[0]
+
+
+# Its derivative with respect to q is t - p. The slope is computed from t - p too: what value and
+# slope shared, XLA's CPU backend would write to memory and not fuse into a sum.
+
+
+def _quantile_fwd(
+    predictions: Array, targets: Array, q: Array
+) -> tuple[Array, tuple[Array, Array, Array]]:
     errors = predictions - targets
-    return q * positive_part(-errors) + (1 - q) * positive_part(errors)
+    value = q * jnp.maximum(-errors, 0) + (1 - q) * positive_part(errors)
+    return value, (predictions, targets, q)
+
+
+def _quantile_bwd(
+    residuals: tuple[Array, Array, Array], cotangent: Array
+) -> tuple[Array, Array, Array]:
+    predictions, targets, q = residuals
+    q, zero, one = apart(q, 0, 1, dtype=targets.dtype)
+    missing = targets - predictions
+    below, above = jnp.maximum(jnp.sign(missing), zero), jnp.maximum(-jnp.sign(missing), zero)
+    slope = ((one - q) * above - q * below) * cotangent
+    single = [axis for axis, length in enumerate(q.shape) if length == 1]
+    return slope, -slope, jnp.sum(missing * cotangent, single, keepdims=True)
+
+
+_quantile.defvjp(_quantile_fwd, _quantile_bwd)
 
 
 @_check.known_keywords
@@ -162,7 +193,33 @@ def epsilon_insensitive(
     function = "epsilon_insensitive"
     predictions, targets = _check.matched(function, predictions=predictions, targets=targets)
     epsilon = _options.number(function, "epsilon", epsilon, minimum=0.0).astype(predictions.dtype)
-    return positive_part(absolute(predictions - targets) - jnp.broadcast_to(epsilon, targets.shape))
+    return _epsilon_insensitive(predictions, targets, epsilon)
+
+
+@custom_vjp
+def _epsilon_insensitive(predictions: Array, targets: Array, epsilon: Array) -> Array:
+    return _epsilon_insensitive_fwd(predictions, targets, epsilon)[0]
+
+
+def _epsilon_insensitive_fwd(
+    predictions: Array, targets: Array, epsilon: Array
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    value = positive_part(jnp.abs(predictions - targets) - epsilon)
+    return value, (predictions, targets, epsilon)
+
+
+def _epsilon_insensitive_bwd(
+    residuals: tuple[Array, Array, Array], cotangent: Array
+) -> tuple[Array, Array, Array]:
+    predictions, targets, epsilon = residuals
+    epsilon, zero = apart(epsilon, 0, dtype=targets.dtype)
+    missing = targets - predictions
+    outside = jnp.maximum(jnp.sign(jnp.abs(missing) - epsilon), zero) * cotangent
+    slope = jnp.sign(missing) * outside
+    return -slope, slope, -jnp.sum(outside)
+
+
+_epsilon_insensitive.defvjp(_epsilon_insensitive_fwd, _epsilon_insensitive_bwd)
 
 
 @_check.known_keywords

@@ -1,5 +1,7 @@
 """What a gradient stores, and what the compiled programs need beside their inputs and outputs."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,13 +93,43 @@ def test_cross_entropy_of_labels_needs_no_second_array_of_logits():
     assert program.memory_analysis().temp_size_in_bytes < 0.01 * 512 * 4096 * 4
 
 
+ERRORS = [
+    jaxloss.squared_error,
+    jaxloss.absolute_error,
+    jaxloss.quantile,
+    jaxloss.epsilon_insensitive,
+    jaxloss.hinge,
+    jaxloss.squared_hinge,
+    jaxloss.perceptron,
+    jaxloss.hinge_embedding,
+    jaxloss.margin_ranking,
+]
+
+
+def pieces(loss):
+    """How many arrays of the losses' size it takes."""
+    parameters = inspect.signature(loss).parameters.values()
+    return sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+
+
 @OF_CURRENT_XLA
-@pytest.mark.parametrize(
-    "loss", [jaxloss.squared_error, jaxloss.absolute_error], ids=lambda f: f.__name__
-)
+@pytest.mark.parametrize("loss", ERRORS, ids=lambda f: f.__name__)
 def test_elementwise_losses_need_nothing(loss):
-    program = compiled(value_and_grad_of_mean(loss), *2 * [((2**20,), jnp.float32)])
-    assert program.memory_analysis().temp_size_in_bytes < 0.01 * 2**20 * 4
+    shapes = pieces(loss) * [((2**16,), jnp.float32)]
+    for function in (jaxloss.mean(loss), value_and_grad_of_mean(loss)):
+        program = compiled(function, *shapes)
+        assert program.memory_analysis().temp_size_in_bytes < 0.01 * 2**16 * 4
+
+
+@pytest.mark.parametrize("loss", [*ERRORS, jaxloss.gaussian_nll], ids=lambda f: f.__name__)
+def test_a_large_sum_of_losses_does_not_lose_nan(loss):
+    """XLA's CPU backend drops NaN from a maximum that it fuses into a sum."""
+    arrays = [jnp.ones(2**16) for _ in range(pieces(loss))]
+    function = jax.jit(jaxloss.mean(loss))
+    assert np.isfinite(function(*arrays))
+    for place, array in enumerate(arrays):
+        changed = [*arrays[:place], array.at[77].set(np.nan), *arrays[place + 1 :]]
+        assert np.isnan(function(*changed))
 
 
 @pytest.mark.parametrize(
