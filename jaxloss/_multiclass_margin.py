@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Integer, Real
 
 from jaxloss import _check, _options
-from jaxloss._autodiff import vary_alike
+from jaxloss._autodiff import custom_vjp, vary_alike
 from jaxloss.primitives import positive_part
 
 
@@ -177,11 +177,54 @@ def multiclass_perceptron(
 
 
 def _behind(function: str, scores: ArrayLike, labels: ArrayLike, margin: Array, axis: int) -> Array:
-    rows = _rows(function, scores, labels, axis)
-    # jnp.max divides its derivative among ties.
-    highest = jnp.max(jnp.where(rows.others, rows.scores, -jnp.inf), -1)
-    margin = margin.astype(highest.dtype)
-    return positive_part(margin + (highest - rows.own[..., 0])) * rows.validity
+    [scores] = _check.matched(function, scores=scores)
+    axis = _check.reduced_axis(function, axis, scores=scores)
+    labels = _check.class_labels(function, labels, axis, scores=scores)
+    lead = _lead(jnp.moveaxis(scores, axis, -1), labels)
+    return positive_part(margin.astype(lead.dtype) + lead)
+
+
+@custom_vjp
+def _lead(scores: Array, labels: Array) -> Array:
+    """Of the highest other score over the label's, NaN for a bad label."""
+    return _lead_fwd(scores, labels)[0]
+
+
+# 1 / r at each of the r other classes that attain the highest score, -1 at the label.
+
+
+def _lead_fwd(scores: Array, labels: Array) -> tuple[Array, tuple[Array, ...]]:
+    index, valid = _check.valid_index(labels[..., None], scores.shape[-1])
+    own = jnp.where(valid, jnp.take_along_axis(scores, index, -1), jnp.nan)
+    highest = jnp.max(_of_others(scores, index), -1, keepdims=True)
+    return (highest - own)[..., 0], (scores, index, own, highest)
+
+
+def _lead_bwd(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array, None]:
+    scores, index, own, highest = residuals
+    largest = float(jnp.finfo(scores.dtype).max)
+    # Behind a barrier: what two fusions share, be it a broadcast, XLA writes to memory.
+    level = jax.lax.optimization_barrier(jnp.clip(highest, -largest, largest))
+    below = jnp.sum(jnp.sign(level - jnp.minimum(scores, level)), -1, keepdims=True)
+    # None attains it where XLA compares with products that are not rounded.
+    ties = jnp.maximum(scores.shape[-1] - below - (own >= level).astype(own.dtype), 1)
+    share = jnp.where(jnp.isnan(highest - own), jnp.nan, 1 / ties)
+    positions = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
+    attained = jnp.where(scores == highest, share, 0 * share)
+    slope = jnp.where(positions == index, -ties * share, attained)
+    return slope * cotangent[..., None], None
+
+
+_lead.defvjp(_lead_fwd, _lead_bwd)
+
+
+def _of_others(scores: Array, index: Array) -> Array:
+    """The scores, and -inf at an index; by arithmetic, which XLA fuses into a reduction."""
+    exact = scores.shape[-1] <= 2 ** jnp.finfo(scores.dtype).nmant
+    dtype = scores.dtype if exact else jnp.int32
+    positions = jax.lax.broadcasted_iota(dtype, scores.shape, scores.ndim - 1)
+    distances = jnp.abs(positions - index.astype(dtype)).astype(scores.dtype)
+    return jnp.minimum(scores, (distances - 0.5) * jnp.inf)
 
 
 @_check.known_keywords
