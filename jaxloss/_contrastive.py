@@ -65,6 +65,11 @@ def _groups(
     return scores, same & ~itself, itself
 
 
+def _count(chosen: Array, scores: Array) -> Array:
+    """How many of each row, as numbers of the scores' dtype, which XLA sums faster than others."""
+    return jnp.sum(chosen.astype(scores.dtype), 1, keepdims=True)
+
+
 @_check.known_keywords
 def info_nce(
     queries: Real[ArrayLike, "batch features"],
@@ -162,13 +167,13 @@ def nt_xent(
     scores, positive, itself = _groups("nt_xent", embeddings, labels, temperature, axis_name)
     if not len(scores):
         return jnp.zeros(0, scores.dtype)
-    negative = ~positive & ~itself
+    positives = _count(positive, scores)
     # Rows without negatives are computed from 0 and dropped: their logsumexp has no gradient.
-    some = jnp.any(negative, 1, keepdims=True)
-    of_negatives = logsumexp(jnp.where(negative, scores, jnp.where(some, -jnp.inf, 0)))
-    losses = softplus(of_negatives[:, None] - scores)
+    some = positives < scores.shape[1] - 1
+    of_others = jnp.where(positive | itself, jnp.where(some, -jnp.inf, 0), scores)
+    losses = softplus(logsumexp(of_others)[:, None] - scores)
     kept = jnp.where(positive & some, losses, 0)
-    return jnp.sum(kept, 1) / jnp.maximum(jnp.sum(positive, 1), 1).astype(kept.dtype)
+    return jnp.sum(kept, 1) / jnp.maximum(positives[:, 0], 1)
 
 
 @_check.known_keywords
@@ -216,10 +221,9 @@ def supervised_contrastive(
     if not len(scores):
         return jnp.zeros(0, scores.dtype)
     # A single example, alone in the world, has no one to be compared with.
-    alone = jnp.all(itself, 1, keepdims=True)
-    scores = jnp.where(itself & ~alone, -jnp.inf, scores)
-    shares = positive.astype(scores.dtype)
-    shares = shares / jnp.maximum(jnp.sum(shares, 1, keepdims=True), 1)
+    if scores.shape[1] > 1:
+        scores = jnp.where(itself, -jnp.inf, scores)
+    shares = positive.astype(scores.dtype) / jnp.maximum(_count(positive, scores), 1)
     return 0 - expected_log_softmax(scores, shares)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._autodiff import custom_vjp
 from jaxloss._exact import product as product_of
-from jaxloss._vectors import scaled
+from jaxloss._vectors import divided, power_of
 
 # With f = a.b / a.a and r = b - f a, the part of b that is orthogonal to a,
 #
@@ -76,27 +78,58 @@ class _Angle(NamedTuple):
 
 
 def _angle(first: Array, second: Array, axis: int) -> _Angle:
-    first, _ = scaled(first, axis)
-    second, _ = scaled(second, axis)
-    first_square, second_square = _square(first, axis), _square(second, axis)
-    product = _dot(first, second, axis)
-    cosine = product / _root(first_square * second_square)
-    orthogonal = _orthogonal(second, first, product, first_square, axis)
-    common = jnp.square(product) / _nonzero(first_square) * second_square
-    deficit = _dot(orthogonal, orthogonal, axis) / _nonzero(second_square + _root(common))
+    pair = _Pair(first, second, axis)
+    cosine = pair.product / _root(pair.first_square * pair.second_square)
+    orthogonal = pair.orthogonal()
+    common = jnp.square(pair.product) / _nonzero(pair.first_square) * pair.second_square
+    deficit = _dot(orthogonal, orthogonal, axis) / _nonzero(pair.second_square + _root(common))
     # Here either of the two is as far from exact. A NaN is not steep, and shows in the deficit.
     return _Angle(cosine, deficit, jnp.abs(cosine) < 0.58)
 
 
 def _slope(first: Array, second: Array, axis: int) -> Array:
     """d cos / d first."""
-    first, scale = scaled(first, axis)
-    second, _ = scaled(second, axis)
-    first_square, second_square = _square(first, axis), _square(second, axis)
-    product = _dot(first, second, axis)
-    orthogonal = _orthogonal(second, first, product, first_square, axis)
-    slope = orthogonal / _root(first_square * second_square) / scale
-    return jnp.where((first_square == 0) | (second_square == 0), 0, slope)
+    pair = _Pair(first, second, axis)
+    # Behind a barrier: not what the deficit sums, which XLA would then write to memory.
+    orthogonal = pair.orthogonal(jax.lax.optimization_barrier)
+    slope = orthogonal / _root(pair.first_square * pair.second_square) / pair.powers[0]
+    return jnp.where((pair.first_square == 0) | (pair.second_square == 0), 0, slope)
+
+
+class _Pair:
+    """Two vectors over powers of two, their squares and their product.
+
+    What several fusions share XLA writes to memory; so each sum has the scaled vectors anew, from
+    powers behind a barrier.
+    """
+
+    def __init__(self, first: Array, second: Array, axis: int) -> None:
+        self.axis = axis
+        powers = power_of(first, axis), power_of(second, axis)
+        self.first_square = _square(divided(first, powers[0]), axis)
+        self.second_square = _square(divided(second, powers[1]), axis)
+        powers = _again(powers)
+        self.product = _dot(divided(first, powers[0]), divided(second, powers[1]), axis)
+        self.vectors, self.powers = (first, second), _again(powers)
+
+    def orthogonal(self, rows: Callable[[Any], Any] = lambda rows: rows) -> Array:
+        """What is left of the second vector when its part along the first one is taken out."""
+        first, second = self.vectors
+        to, vector = divided(first, self.powers[0]), divided(second, self.powers[1])
+        square = _nonzero(self.first_square)
+        # Dekker's product gives the rounding error of factor * to, which near parallel vectors is
+        # as large as what is left; to derivatives it is a constant 0.
+        along, lost = product_of(self.product / square, to)
+        left = (vector - along) - lost
+        # The factor was rounded, so a little along `to` is left: once more.
+        power = _again(self.powers[0])
+        factor = rows(_dot(left, divided(first, power), self.axis) / square)
+        return left - factor * divided(first, rows(_again(power)))
+
+
+def _again(powers: Any) -> Any:
+    """The same to XLA's eyes another, and a constant to derivatives, as powers are."""
+    return jax.lax.stop_gradient(jax.lax.optimization_barrier(powers))
 
 
 def _dot(first: Array, second: Array, axis: int) -> Array:
@@ -116,14 +149,3 @@ def _nonzero(square: Array) -> Array:
 def _root(square: Array) -> Array:
     """The square root, and 1 of 0, where its derivative would be infinite."""
     return jnp.sqrt(_nonzero(square))
-
-
-def _orthogonal(vector: Array, to: Array, product: Array, square: Array, axis: int) -> Array:
-    """What is left of a vector when its part along another one is taken out."""
-    factor = product / _nonzero(square)
-    # Dekker's product gives the rounding error of factor * to, which near parallel vectors is as
-    # large as what is left; to derivatives it is a constant 0.
-    along, lost = product_of(factor, to)
-    left = (vector - along) - lost
-    # The factor was rounded, so a little along `to` is left: once more.
-    return left - _dot(left, to, axis) / _nonzero(square) * to

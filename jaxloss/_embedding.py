@@ -9,8 +9,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Real
 
-from jaxloss import _check, _cosine, _options
-from jaxloss.primitives import norm, positive_part
+from jaxloss import _check, _cosine, _options, _vectors
+from jaxloss.primitives import positive_part
 
 
 def _pair(
@@ -209,7 +209,7 @@ def triplet_margin(
 
     def between(first: Array, second: Array) -> Array:
         if distance is None:
-            return norm(first - second, p=degree, axis=axis)
+            return _vectors.distance(first, second, degree, axis)
         distances = distance(first, second)
         _check.without_axis(function, axis, distances, anchors=first, of="distance")
         return distances.astype(first.dtype)

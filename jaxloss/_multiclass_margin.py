@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Integer, Real
 
 from jaxloss import _check, _options
-from jaxloss._autodiff import custom_vjp
+from jaxloss._autodiff import custom_vjp, vary_alike
 from jaxloss.primitives import positive_part
 
 
@@ -177,14 +177,54 @@ def multiclass_perceptron(
 
 
 def _behind(function: str, scores: ArrayLike, labels: ArrayLike, margin: Array, axis: int) -> Array:
-    rows = _rows(function, labels, axis, scores=scores)
-    own, highest = _own_and_highest(rows)
-    return positive_part(margin.astype(own.dtype) + (highest - own)) * rows.validity
+    [scores] = _check.matched(function, scores=scores)
+    axis = _check.reduced_axis(function, axis, scores=scores)
+    labels = _check.class_labels(function, labels, axis, scores=scores)
+    lead = _lead(jnp.moveaxis(scores, axis, -1), labels)
+    return positive_part(margin.astype(lead.dtype) + lead)
 
 
-def _own_and_highest(rows: _Rows) -> tuple[Array, Array]:
-    # jnp.max divides its derivative among ties.
-    return rows.own[..., 0], jnp.max(jnp.where(rows.others, rows.scores, -jnp.inf), -1)
+@custom_vjp
+def _lead(scores: Array, labels: Array) -> Array:
+    """Of the highest other score over the label's, NaN for a bad label."""
+    return _lead_fwd(scores, labels)[0]
+
+
+# 1 / r at each of the r other classes that attain the highest score, -1 at the label.
+
+
+def _lead_fwd(scores: Array, labels: Array) -> tuple[Array, tuple[Array, ...]]:
+    index, valid = _check.valid_index(labels[..., None], scores.shape[-1])
+    own = jnp.where(valid, jnp.take_along_axis(scores, index, -1), jnp.nan)
+    highest = jnp.max(_of_others(scores, index), -1, keepdims=True)
+    return (highest - own)[..., 0], (scores, index, own, highest)
+
+
+def _lead_bwd(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array, None]:
+    scores, index, own, highest = residuals
+    largest = float(jnp.finfo(scores.dtype).max)
+    # Behind a barrier: what two fusions share, be it a broadcast, XLA writes to memory.
+    level = jax.lax.optimization_barrier(jnp.clip(highest, -largest, largest))
+    below = jnp.sum(jnp.sign(level - jnp.minimum(scores, level)), -1, keepdims=True)
+    # None attains it where XLA compares with products that are not rounded.
+    ties = jnp.maximum(scores.shape[-1] - below - (own >= level).astype(own.dtype), 1)
+    share = jnp.where(jnp.isnan(highest - own), jnp.nan, 1 / ties)
+    positions = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
+    attained = jnp.where(scores == highest, share, 0 * share)
+    slope = jnp.where(positions == index, -ties * share, attained)
+    return slope * cotangent[..., None], None
+
+
+_lead.defvjp(_lead_fwd, _lead_bwd)
+
+
+def _of_others(scores: Array, index: Array) -> Array:
+    """The scores, and -inf at an index; by arithmetic, which XLA fuses into a reduction."""
+    exact = scores.shape[-1] <= 2 ** jnp.finfo(scores.dtype).nmant
+    dtype = scores.dtype if exact else jnp.int32
+    positions = jax.lax.broadcasted_iota(dtype, scores.shape, scores.ndim - 1)
+    distances = jnp.abs(positions - index.astype(dtype)).astype(scores.dtype)
+    return jnp.minimum(scores, (distances - 0.5) * jnp.inf)
 
 
 def true_and_hardest(
@@ -228,8 +268,9 @@ def true_and_hardest(
     machines" (2001), section 3.
     """
     rows = _rows("true_and_hardest", labels, axis, logits=logits)
-    own, highest = _own_and_highest(rows)
-    return own * rows.validity, highest * rows.validity
+    # jnp.max divides its derivative among ties.
+    highest = jnp.max(jnp.where(rows.others, rows.scores, -jnp.inf), -1)
+    return rows.own[..., 0] * rows.validity, highest * rows.validity
 
 
 @_check.known_keywords
@@ -242,8 +283,8 @@ def multilabel_margin(
 
     for the set of targets $Y$. Gradient: $1/C$ at $i$ and $-1/C$ at $j$ for each pair within the
     margin, 0 on its edge. The targets are listed along `axis` and end at the first -1, or with the
-    list; one listed twice counts twice. One out of range gives NaN in loss and gradient. All pairs
-    of a list's entry and a class are in memory at once: keep the lists short.
+    list; one listed twice counts twice. One out of range gives NaN in loss and gradient. The time
+    grows with the longest list.
 
     Args:
         scores: real scores, at least one class along `axis`.
@@ -269,56 +310,54 @@ def multilabel_margin(
     [scores] = _check.matched("multilabel_margin", scores=scores)
     axis = _check.reduced_axis("multilabel_margin", axis, scores=scores)
     lists = _check.label_lists("multilabel_margin", labels, axis, scores=scores)
-    return _multilabel_margin(jnp.moveaxis(scores, axis, -1), jnp.moveaxis(lists, axis, -1))
+    if not lists.shape[axis]:
+        lists = jnp.full(scores.shape, -1, jnp.int32)
+    return _loss_and_slope(jnp.moveaxis(scores, axis, -1), jnp.moveaxis(lists, axis, -1))[0]
 
 
-@custom_vjp
-def _multilabel_margin(scores: Array, labels: Array) -> Array:
-    return _multilabel_margin_fwd(scores, labels)[0]
+# The loss is linear between its kinks, with the slope as its gradient. Both come from one loop over
+# the places of the lists, as far as the longest one goes, so that no more is in memory than a few
+# arrays of the scores' size. The slope is an output for the rule to have it, differentiable to any
+# order, where the loop itself would only be so in forward mode.
 
 
-# Pairs (j, i) of a list's entry and a class stand on the last two axes. A pullback keeps the scores
-# and the lists, and makes the pairs again.
+@jax.custom_jvp
+def _loss_and_slope(scores: Array, lists: Array) -> tuple[Array, Array]:
+    classes, places = scores.shape[-1], lists.shape[-1]
+    positions = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
+    numbers = jax.lax.broadcasted_iota(jnp.int32, lists.shape, lists.ndim - 1)
+    lengths = jnp.min(jnp.where(lists == -1, numbers, places), -1, keepdims=True)
+    longest = jnp.max(lengths, initial=0)
+
+    def target(place: Array) -> tuple[Array, Array, Array]:
+        """The class at a place of each list, whether there is one, and whether it is valid."""
+        entry = jax.lax.dynamic_index_in_dim(lists, place, -1)
+        return place < lengths, *_check.valid_index(entry, classes)
+
+    def without_target(place: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        others, whole = found
+        listed, label, valid = target(place)
+        return others & ~((positions == label) & listed), whole & (valid | ~listed)
+
+    def compared(place: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+        losses, slope = sums
+        listed, label, _ = target(place)
+        behind = 1 + (scores - jnp.take_along_axis(scores, label, -1))
+        hinges = jnp.where(others & listed, jnp.maximum(behind, 0), 0)
+        active = jnp.sign(hinges)
+        at_label = jnp.where(positions == label, jnp.sum(active, -1, keepdims=True), 0)
+        return losses + jnp.sum(hinges, -1, keepdims=True), slope + (active - at_label)
+
+    none = jnp.zeros_like(lengths, scores.dtype)
+    start = jnp.ones(scores.shape, jnp.bool_), lengths >= 0, none, jnp.zeros_like(scores)
+    *found, losses, slope = vary_alike(start, (scores, lists))
+    others, valid = jax.lax.fori_loop(0, longest, without_target, tuple(found))
+    losses, slope = jax.lax.fori_loop(0, longest, compared, (losses, slope))
+    factor = _validity(scores, valid) / classes
+    return (losses * factor)[..., 0], slope * factor
 
 
-def _multilabel_margin_fwd(scores: Array, labels: Array) -> tuple[Array, tuple[Array, Array]]:
-    pairs = _pairs(scores, labels)
-    hinges = jnp.maximum(1 + pairs.differences, 0) * pairs.counted
-    value = jnp.sum(hinges, (-2, -1)) / scores.shape[-1] * pairs.validity
-    return value, (scores, labels)
-
-
-def _multilabel_margin_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, None]:
-    pairs = _pairs(*residuals)
-    slopes = jnp.maximum(jnp.sign(1 + pairs.differences), 0) * pairs.counted
-    at_targets = jnp.sum(slopes, -1, keepdims=True) * pairs.at_target
-    gradient = jnp.sum(slopes - at_targets, -2) / slopes.shape[-1]
-    return gradient * (cotangent * pairs.validity)[..., None], None
-
-
-_multilabel_margin.defvjp(_multilabel_margin_fwd, _multilabel_margin_bwd)
-
-
-class _Pairs(NamedTuple):
-    """z_i - z_j; 1 where j is listed and i is no target; 1 where i is j; and a row's 1 or NaN."""
-
-    differences: Array
-    counted: Array
-    at_target: Array
-    validity: Array
-
-
-def _pairs(scores: Array, labels: Array) -> _Pairs:
-    classes = scores.shape[-1]
-    listed = jnp.cumsum(labels == -1, -1) == 0
-    index, valid = _check.valid_index(labels, classes)
-    own = jnp.take_along_axis(scores, index, -1)
-    positions = jax.lax.broadcasted_iota(jnp.int32, (*index.shape, classes), index.ndim)
-    at_target = (positions == index[..., None]) & listed[..., None]
-    counted = listed[..., None] & ~jnp.any(at_target, -2, keepdims=True)
-    return _Pairs(
-        scores[..., None, :] - own[..., None],
-        counted.astype(scores.dtype),
-        at_target.astype(scores.dtype),
-        _validity(scores, valid | ~listed)[..., 0],
-    )
+@_loss_and_slope.defjvp
+def _loss_and_slope_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    losses, slope = _loss_and_slope(*primals)
+    return (losses, slope), (jnp.sum(slope * tangents[0], -1), jnp.zeros_like(slope))

@@ -21,10 +21,22 @@ def scaled(vectors: Array, axis: int) -> tuple[Array, Array]:
     So no square overflows or is flushed to zero, and nothing is rounded. The power is a constant to
     derivatives.
     """
-    power = _power_of_two(jnp.max(jnp.abs(jax.lax.stop_gradient(vectors)), axis, keepdims=True))
+    power = power_of(vectors, axis)
+    return divided(vectors, power), power
+
+
+def power_of(vectors: Array, axis: int) -> Array:
+    """The power of two near the largest coordinate, a constant to derivatives."""
+    return _power_of_two(jnp.max(jnp.abs(jax.lax.stop_gradient(vectors)), axis, keepdims=True))
+
+
+def divided(vectors: Array, power: Array) -> Array:
+    """Vectors over a power of two, a constant to derivatives."""
+    power = jax.lax.stop_gradient(power)
     # The minimum changes nothing but infinity, yet without it XLA would turn (c / s) (c / s) of a
-    # constant c into (c c) / (s s), which overflows.
-    return jnp.minimum(vectors / power, float(jnp.finfo(vectors.dtype).max)), power
+    # constant c into (c c) / (s s), which overflows. The sign is 1; of a bare constant, which
+    # several reductions share, XLA would write an array.
+    return jnp.minimum(vectors / power, jnp.sign(power) * float(jnp.finfo(power.dtype).max))
 
 
 def _power_of_two(sizes: Array) -> Array:
@@ -80,7 +92,12 @@ def _norm(vectors: Array, p: float, axis: int) -> Array:
 
 
 def _norm_fwd(vectors: Array, p: float, axis: int) -> tuple[Array, tuple[Array, Array]]:
-    vectors_scaled, power = scaled(vectors, axis)
+    length = _length(vectors, power_of(vectors, axis), p, axis)
+    return jnp.squeeze(length, axis), (vectors, length)
+
+
+def _length(vectors: Array, power: Array, p: float, axis: int) -> Array:
+    vectors_scaled = divided(vectors, power)
     sizes = jnp.abs(vectors_scaled)
     if p == 1:
         length = jnp.sum(sizes, axis, keepdims=True)
@@ -97,8 +114,7 @@ def _norm_fwd(vectors: Array, p: float, axis: int) -> tuple[Array, tuple[Array, 
         total = jnp.where(zero, 1, total)
         root = jnp.sqrt(total) if p == 2 else total ** (1 / p)
         length = jnp.where(zero, 0, root)
-    length = length * power
-    return jnp.squeeze(length, axis), (vectors, length)
+    return length * power
 
 
 def _norm_bwd(
@@ -123,6 +139,34 @@ def _norm_bwd(
 
 
 _norm.defvjp(_norm_fwd, _norm_bwd)
+
+
+@functools.partial(custom_vjp, static=2)
+def distance(first: Array, second: Array, p: float, axis: int) -> Array:
+    """The p-norm of a difference, which is computed again wherever it is needed, not stored."""
+    return _distance_fwd(first, second, p, axis)[0]
+
+
+def _distance_fwd(
+    first: Array, second: Array, p: float, axis: int
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    power = power_of(first - second, axis)
+    # Behind a barrier: what several fusions share XLA writes to memory.
+    first, second = jax.lax.optimization_barrier((first, second))
+    length = _length(first - second, power, p, axis)
+    return jnp.squeeze(length, axis), (first, second, length)
+
+
+def _distance_bwd(
+    p: float, axis: int, residuals: tuple[Array, Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
+    first, second, length = residuals
+    first, second = jax.lax.optimization_barrier((first, second))
+    [slope] = _norm_bwd(p, axis, (first - second, length), cotangent)
+    return slope, -slope
+
+
+distance.defvjp(_distance_fwd, _distance_bwd)
 
 
 def direction(vectors: Array, length: Array) -> Array:
