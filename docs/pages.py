@@ -31,6 +31,7 @@ SLICES = {
     "imbalanced-classes.md": ("Imbalanced classes", ["Imbalanced classes"]),
     "migration.md": ("From PyTorch and Optax", ["From PyTorch", "From Optax"]),
     "accuracy.md": ("Accuracy", ["Accuracy"]),
+    "speed.md": ("Speed and memory", ["Speed and memory"]),
 }
 # Pages of losses, and the modules whose public names each shows.
 FAMILIES = {
@@ -65,6 +66,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         "migration.md",
         {"Notebooks": [f"notebooks/{file.stem}.md" for file in NOTEBOOKS]},
         "accuracy.md",
+        "speed.md",
         {"Contributing": "CONTRIBUTING.md"},
         {"Changelog": "CHANGELOG.md"},
     ]
