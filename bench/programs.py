@@ -132,33 +132,59 @@ class Program:
     def __init__(self, text: str) -> None:
         self.computations, self.entry = computations_of(text)
 
-    def work(self, branch: Callable[[Iterable[Work]], Work] = most, name: str = "") -> Work:
+    def work(
+        self,
+        branch: Callable[[Iterable[Work]], Work] = most,
+        turns: int | None = None,
+        name: str = "",
+    ) -> Work:
         """All that the program, or a computation of it, does, in loops as often as they turn.
 
-        Of the branches of a condition the one that `branch` chooses is counted. What a TPU copies
-        meanwhile is traffic and no kernel.
+        Of the branches of a condition the one that `branch` chooses is counted, and a loop whose
+        length is the data's for as many turns as are given. What a TPU copies meanwhile is traffic
+        and no kernel.
         """
         computation = self.computations[name or self.entry]
         total = Work()
         for instruction in computation.values():
             operation = instruction.operation
             if operation == "while":
-                body = self.work(branch, instruction.attribute(BODY))
-                total += body.times(self._trips(instruction, computation))
+                body = self.work(branch, turns, instruction.attribute(BODY))
+                trips = self._trips(instruction, computation)
+                if trips is None:
+                    trips = turns
+                if trips is None:
+                    raise ValueError(
+                        f"while {instruction.name} does not count up to a constant; say for how "
+                        f"many turns to count it: {instruction.attributes}"
+                    )
+                total += body.times(trips)
             elif operation == "conditional":
                 listed = r"((?:true_computation|branch_computations)=.*)"
                 names = re.findall(r"%([\w.\-]+)", instruction.attribute(listed))
-                total += branch([self.work(branch, n) for n in names if n in self.computations])
+                total += branch(
+                    [self.work(branch, turns, n) for n in names if n in self.computations]
+                )
             elif operation in ("call", "async-start"):
                 called = instruction.attribute(r"\b(?:to_apply|calls)=%([\w.\-]+)")
-                total += self.work(branch, called)
+                total += self.work(branch, turns, called)
             elif operation.endswith("-start"):
                 total += Work(0, _copied(instruction, computation))
             elif _runs(instruction):
                 total += Work(1, self._kernel(instruction, computation).traffic())
         return total
 
-    def _trips(self, loop: Instruction, computation: Computation) -> int:
+    @property
+    def open_loops(self) -> int:
+        """How many loops there are whose length is the data's."""
+        return sum(
+            self._trips(instruction, computation) is None
+            for computation in self.computations.values()
+            for instruction in computation.values()
+            if instruction.operation == "while"
+        )
+
+    def _trips(self, loop: Instruction, computation: Computation) -> int | None:
         """How often a loop turns; a TPU's text says it only by the counter's start and end."""
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
         if known:
@@ -166,17 +192,19 @@ class Program:
         condition = self.computations[loop.attribute(r"\bcondition=%([\w.\-]+)")]
         body = self.computations[loop.attribute(BODY)]
         test = _root(condition)
+        if test.operation != "compare" or "direction=LT" not in test.attributes:
+            return None
         counter, end = (condition[name] for name in test.operands)
+        if counter.operation != "get-tuple-element" or end.operation != "constant":
+            return None
         place = int(counter.attribute(r"\bindex=(\d+)"))
         start = computation[computation[loop.operands[0]].operands[place]]
         while start.operation == "copy":
             start = computation[start.operands[0]]
         step = [body[name] for name in body[_root(body).operands[place]].operands]
         by = [int(value.arguments) for value in step if value.operation == "constant"]
-        if by != [1] or "direction=LT" not in test.attributes or start.operation != "constant":
-            raise ValueError(
-                f"while {loop.name} does not count up to a constant: {loop.attributes}"
-            )
+        if by != [1] or start.operation != "constant":
+            return None
         return int(end.arguments) - int(start.arguments)
 
     def _kernel(self, instruction: Instruction, computation: Computation) -> Kernel:

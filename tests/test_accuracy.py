@@ -337,6 +337,7 @@ def test_second_derivatives_keep_the_tail_of_a_class_far_ahead(loss):
     np.testing.assert_allclose(second, truths, rtol=1e-6)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("gamma", [1.5, 2.0])
 def test_second_derivatives_of_confident_focal_losses_underflow_to_nothing(gamma):
     for nats in (45.0, 80.0):

@@ -32,6 +32,7 @@ def test_inputs_are_as_announced(loss):
     assert jax.tree.all(same)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("loss", WITH_A_PEER, ids=lambda loss: loss.name)
 def test_optax_computes_the_same(loss, lenient_promotion):
     arrays = loss.arrays(*loss.sizes[0], jnp.float32)

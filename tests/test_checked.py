@@ -70,6 +70,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_every_transformation_is_looked_through(name):
     """Also those that were traced before without checks; and a good batch passes unchanged."""
@@ -154,7 +155,7 @@ def test_a_bad_value_is_named(name):
         jax.block_until_ready(checked(jax.jit(lambda arrays: loss(*arrays)))(arrays))
 
 
-@each(BASE)
+@each(BASE, quick=OF_EACH_KIND)
 def test_a_nan_or_label_that_should_not_be_there_is_named_and_good_input_is_not(case, rng):
     arrays = [jnp.asarray(a) for a in case.arrays(rng, np.float32)]
     run = checked(jax.jit(case.bound))
@@ -223,6 +224,7 @@ def test_masks_of_several_calls_and_wrappers():
     checked(mean(masked(jaxloss.kl_divergence)))(half, rows.astype(jnp.bfloat16), where=first)
 
 
+@pytest.mark.exhaustive
 def test_threads_do_not_wait_or_speak_for_each_other():
     """A checked loss that another thread calls for a checked function; and two at a time."""
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -254,6 +256,7 @@ def test_a_function_that_is_checked_anew_is_not_traced_anew():
     assert len(traces) == 1
 
 
+@pytest.mark.exhaustive
 def test_tolerances_are_those_of_the_dtype():
     rows = jnp.array([[0.5, 0.501, 0.0]])
     with says("cross_entropy: targets must be probabilities that sum to 1"):
@@ -276,6 +279,7 @@ def test_steps_are_looked_through():
         checked(accumulated_value_and_grad(losses, 2))(1.0, LOGITS, LABELS)
 
 
+@pytest.mark.exhaustive
 def test_groups_are_no_classes():
     """Labels of examples that are compared with each other may be any numbers."""
     labels = jnp.array([90, 90, -80, -80])

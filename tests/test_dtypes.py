@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxloss
-from tests.cases import BASE, CASES, each
+from tests.cases import BASE, CASES, OF_EACH_KIND, each
 from tests.helpers import quick_jit, x64_enabled
 
 
@@ -59,7 +59,7 @@ def test_low_precision_is_computed_in_float32(case, rng):
         )
 
 
-@pytest.mark.parametrize("case", BASE, ids=lambda case: case.id)
+@each(BASE, quick=OF_EACH_KIND)
 def test_numpy_arrays_are_accepted(case, rng):
     """Closed over, so that the loss sees NumPy's arrays and not what jit makes of them."""
     arrays = case.arrays(rng, np.float32)
@@ -87,7 +87,7 @@ def test_python_scalars_are_accepted(case):
             np.testing.assert_array_equal(loss, expected)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+@each(CASES, quick=OF_EACH_KIND)
 def test_single_precision_stays_single(case, rng, x64):
     """Where float64 is allowed, of which NumPy's options are: losses and every gradient."""
     arrays = case.arrays(rng, np.float32)

@@ -233,6 +233,7 @@ def test_nothing_gets_out_of_what_is_left_out(inputs, chain):
     chex.assert_trees_all_equal(run(bad, inputs["kernel"], labels), clean)
 
 
+@pytest.mark.exhaustive
 def test_steps_share_the_kernel(inputs):
     """Microbatched and accumulated: the batch is split, the kernel is not."""
     inputs, labels = inputs

@@ -50,7 +50,11 @@ def sample(case, rng, dtype):
     return [jnp.asarray(np.resize(a, shape if a.ndim == rank else rows)) for a in arrays]
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=lambda d: d.__name__)
+@pytest.mark.parametrize(
+    "dtype",
+    [pytest.param(jnp.bfloat16, marks=pytest.mark.exhaustive), jnp.float32],
+    ids=lambda d: d.__name__,
+)
 @pytest.mark.parametrize("case", WITH_RULES, ids=lambda case: case.id)
 def test_a_pullback_stores_no_more_than_inputs_and_row_statistics(case, dtype, rng):
     first, *others = sample(case, rng, dtype)

@@ -150,6 +150,14 @@ def test_a_loop_of_unknown_length_is_refused():
         program(entry, LOOP).work()
 
 
+def test_a_loop_of_the_data_is_counted_for_the_turns_that_are_given():
+    # It begins where an argument says.
+    entry = """  %first = (s32[], f32[256]{0}) tuple(%i, %x)
+  ROOT %w = (s32[], f32[256]{0}) while(%first), condition=%condition, body=%body"""
+    assert program(entry, LOOP).open_loops == 1
+    assert program(entry, LOOP).work(turns=3) == A_TURN.times(3)
+
+
 def test_of_a_condition_one_branch_counts():
     branches = fused("much", "  ROOT %e = f32[256]{0} exponential(%p)") + fused(
         "little", "  ROOT %same = f32[256]{0} bitcast(%p)"

@@ -124,6 +124,7 @@ def in_one_reading(monkeypatch):
     jax.clear_caches()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("target", ["labels", "probabilities"])
 def test_losses_work_in_every_mode_in_one_reading(target, rng, request):
     logits = jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)

@@ -263,7 +263,7 @@ def test_shard_map(case, x64):
     chex.assert_trees_all_close(derivatives(sharded), expected, rtol=1e-10, atol=1e-12)
 
 
-@each(BASE)
+@each(BASE, quick=OF_EACH_KIND)
 def test_export(case):
     """Value and gradient are exported for four platforms from one machine; some run on its own."""
     arrays = tuple(jnp.asarray(a) for a in case.arrays(np.random.default_rng(2), np.float32))

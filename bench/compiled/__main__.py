@@ -3,7 +3,8 @@
 Of the value and gradient of the mean, at the largest of a loss's sizes, the compiled program tells
 its memory traffic, in units of the inputs; its kernels; the temporaries that it holds beside inputs
 and outputs, in percent of the inputs; and so the time that the traffic takes at the chip's
-bandwidth, beside that of a sum of two arrays that are together as large. Nothing runs.
+bandwidth, beside that of a sum of two arrays that are together as large. Nothing runs, so a loop
+whose length is the data's is counted for one turn: its figures are marked, "from 2.50" on.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def table(cells: list[Cell], target: str, dtype: str) -> Table:
             continue
         megabytes, of_inputs = cell["inputs"] / 1e6, 1e6 * cell["inputs"] / bandwidth
         texts = [
-            *_of_sides(cell, lambda found: f"{found.traffic:.2f}"),
-            *_of_sides(cell, lambda found: str(found.kernels)),
+            *_of_sides(cell, lambda found: f"{found.traffic:.2f}", "from "),
+            *_of_sides(cell, lambda found: str(found.kernels), "from "),
             *_of_sides(cell, lambda found: f"{100 * found.temporaries:.1f}%"),
             *_of_sides(cell, lambda found, of_inputs=of_inputs: f"{found.traffic * of_inputs:.0f}"),
             f"{SUM_TRAFFIC * of_inputs:.0f}",
@@ -60,12 +61,16 @@ def table(cells: list[Cell], target: str, dtype: str) -> Table:
     return shown
 
 
-def _of_sides(cell: Cell, text: Callable[[Figures], str]) -> list[str]:
-    found = {side: figures(cell, side) for side in SIDES}
-    return [
-        text(of_side) if of_side else "refused" if side in cell else ""
-        for side, of_side in found.items()
-    ]
+def _of_sides(cell: Cell, text: Callable[[Figures], str], open_loop: str = "") -> list[str]:
+    shown = []
+    for side in SIDES:
+        found = figures(cell, side)
+        if found is None:
+            shown.append("refused" if side in cell else "")
+        else:
+            mark = open_loop if cell[side]["open loops"] else ""
+            shown.append(mark + text(found))
+    return shown
 
 
 def _goal(cell: Cell) -> str:

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
-import jaxloss
 from bench.losses import Loss
 from bench.programs import Program, least
 from bench.targets import devices_of
@@ -29,7 +28,7 @@ def measured(
     """Of ours, and of Optax's where it has the loss, at the largest of the loss's sizes."""
     shapes = loss.shapes(*loss.sizes[-1], jnp.dtype(dtype))
     cell: Cell = {"loss": loss.name, "target": target, "dtype": dtype, "inputs": _bytes(shapes)}
-    means = {"ours": jaxloss.mean(loss.ours), "optax": _mean(loss.optax)}
+    means = {"ours": loss.mean, "optax": _mean(loss.optax)}
     for side in sides:
         if getattr(loss, side) is None:
             continue
@@ -69,7 +68,10 @@ def _figures(
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    # What a batch without examples of a kind that is rare does; `bench.ctc` has both.
-    work = Program(text).work(least)
-    temporaries = compiled.memory_analysis().temp_size_in_bytes
-    return {"bytes": work.bytes, "kernels": work.kernels, "temporaries": temporaries}
+    program = Program(text)
+    # What a batch without examples of a kind that is rare does, `bench.ctc` has both; and one turn
+    # of what turns as often as the data want.
+    work = program.work(least, turns=1)
+    figures = {"bytes": work.bytes, "kernels": work.kernels}
+    figures["temporaries"] = compiled.memory_analysis().temp_size_in_bytes
+    return figures | {"open loops": program.open_loops}
