@@ -3,12 +3,14 @@
 Value, and value and gradient of the mean, at sizes from 2^10 to 2^24 elements; ours and the others
 take turns in every round, and what is shown are medians of the ratios of the rounds. The floor is
 the cheapest program that reads the same inputs and writes the same outputs, or computes the same
-matrix products. Temporaries are those of the compiled programs.
+matrix products. Temporaries are those of the compiled programs. An interrupt ends the measuring,
+and what has been measured is shown.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -90,11 +92,13 @@ def measure(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task("", total=len(cells))
-        for cell in cells:
-            key = cell.key
-            progress.update(task, description=f"{key['loss']} {key['size']} {key['dtype']}")
-            rows += speed.measured(cell, options.peers, options.rounds)
-            progress.advance(task)
+        # Who has waited long enough sees what there is.
+        with contextlib.suppress(KeyboardInterrupt):
+            for cell in cells:
+                key = cell.key
+                progress.update(task, description=f"{key['loss']} {key['size']} {key['dtype']}")
+                rows += speed.measured(cell, options.peers, options.rounds)
+                progress.advance(task)
     about["seconds"] = round(time.monotonic() - start)
     return {"about": about, "rows": rows}
 
