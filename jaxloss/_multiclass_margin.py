@@ -196,6 +196,8 @@ def _lead(scores: Array, labels: Array) -> Array:
 def _lead_fwd(scores: Array, labels: Array) -> tuple[Array, tuple[Array, ...]]:
     index, valid = _check.valid_index(labels[..., None], scores.shape[-1])
     own = jnp.where(valid, jnp.take_along_axis(scores, index, -1), jnp.nan)
+    # XLA's CPU backend drops NaN from a row's maximum, but not from its sum.
+    own = own + 0 * jnp.sum(jnp.sign(scores), -1, keepdims=True)
     highest = jnp.max(_of_others(scores, index), -1, keepdims=True)
     return (highest - own)[..., 0], (scores, index, own, highest)
 
@@ -227,6 +229,7 @@ def _of_others(scores: Array, index: Array) -> Array:
     return jnp.minimum(scores, (distances - 0.5) * jnp.inf)
 
 
+@_check.known_keywords
 def true_and_hardest(
     logits: Real[ArrayLike, "..."], labels: Integer[ArrayLike, "*rows"], *, axis: int = -1
 ) -> tuple[Float[Array, "*rows"], Float[Array, "*rows"]]:

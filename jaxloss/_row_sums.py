@@ -50,7 +50,8 @@ def less_maximum(logits: Array, maximum: Array) -> tuple[Array, Array]:
     limits = jnp.finfo(logits.dtype)
     # exp is 0 far below the maximum; a finite bound there keeps -inf - -inf out of the TwoSum.
     reach = jnp.maximum(-2 * math.log(limits.tiny), jnp.abs(maximum))
-    logits = jnp.maximum(logits, jnp.maximum(maximum - reach, float(limits.min)))
+    # In this order: of a maximum that XLA's CPU backend fuses into a sum, NaN stays if second.
+    logits = jnp.maximum(jnp.maximum(maximum - reach, float(limits.min)), logits)
     shifted = logits - maximum
     part = shifted - logits
     error = (logits - (shifted - part)) - (maximum + part)
@@ -82,7 +83,7 @@ def is_below(logits: Array, maximum: Array) -> Array:
     # Bounded, so that XLA does not fuse m - z with a product that z may be: not rounded, that is
     # not 0 where z attains m.
     reach = jnp.maximum(1, jnp.abs(maximum))
-    return jnp.sign(maximum - jnp.maximum(logits, maximum - reach))
+    return jnp.sign(maximum - jnp.maximum(maximum - reach, logits))
 
 
 # For their maximum and their sums the logits are read twice. But the maxima m, m' and sums T, T' of

@@ -88,7 +88,9 @@ def _logsumexp(logits: Array, axis: int) -> Array:
 
 def _logsumexp_fwd(logits: Array, axis: int) -> tuple[Array, tuple[Array, ...]]:
     maximum, rest, ties = maximum_rest_and_ties(axis, logits)
-    value = jnp.where(jnp.isinf(maximum), maximum, maximum + _log1p(rest + (ties - 1)))
+    # XLA's CPU backend drops NaN from a row's maximum, but not from its sum.
+    highest = maximum + 0 * jnp.sum(jnp.sign(logits.astype(maximum.dtype)), axis, keepdims=True)
+    value = jnp.where(jnp.isinf(highest), highest, maximum + _log1p(rest + (ties - 1)))
     return jnp.squeeze(value, axis), (logits, maximum, rest + ties)
 
 

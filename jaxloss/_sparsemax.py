@@ -85,7 +85,9 @@ def _sparsemax_fwd(scores: Array, targets: Array) -> tuple[Array, tuple[Array, A
     behind = jnp.maximum(threshold - shifted, 0)
     distance = jnp.sum(jnp.square(distribution - projection), -1) / 2
     beyond = jnp.sum(jnp.where(distribution == 0, 0, distribution * behind), -1)
-    return distance + beyond, (scores, targets)
+    # XLA's CPU backend drops NaN from a row's maximum, but not from its sum.
+    invalid = 0 * jnp.sum(jnp.sign(scores), -1)
+    return distance + beyond + invalid, (scores, targets)
 
 
 def _sparsemax_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array | None]:

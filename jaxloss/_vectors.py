@@ -36,7 +36,8 @@ def divided(vectors: Array, power: Array) -> Array:
     # The minimum changes nothing but infinity, yet without it XLA would turn (c / s) (c / s) of a
     # constant c into (c c) / (s s), which overflows. The sign is 1; of a bare constant, which
     # several reductions share, XLA would write an array.
-    return jnp.minimum(vectors / power, jnp.sign(power) * float(jnp.finfo(power.dtype).max))
+    # In this order: of one that XLA's CPU backend fuses into a sum, NaN stays if it is second.
+    return jnp.minimum(jnp.sign(power) * float(jnp.finfo(power.dtype).max), vectors / power)
 
 
 def _power_of_two(sizes: Array) -> Array:
@@ -102,7 +103,9 @@ def _length(vectors: Array, power: Array, p: float, axis: int) -> Array:
     if p == 1:
         length = jnp.sum(sizes, axis, keepdims=True)
     elif p == math.inf:
-        length = jnp.max(sizes, axis, keepdims=True)
+        # XLA's CPU backend drops NaN from a row's maximum, but not from its sum.
+        invalid = 0 * jnp.sum(jnp.sign(vectors), axis, keepdims=True)
+        length = jnp.max(sizes, axis, keepdims=True) + invalid
     else:
         if p != 2:  # A high power needs a largest coordinate of 1, and not of nearly 1.
             largest = jax.lax.stop_gradient(jnp.max(sizes, axis, keepdims=True))

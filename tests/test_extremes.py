@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxloss
+from bench.losses import LOSSES
 from jaxloss import primitives
 from tests.cases import BASE
 from tests.helpers import value_and_gradient
@@ -253,3 +254,33 @@ def test_a_softmax_of_scores_that_are_products(function, rng):
     function = getattr(jaxloss.primitives, function)
     actual = jax.jit(lambda *inputs: function(scores(*inputs)))(*inputs)
     np.testing.assert_allclose(actual, function(scores(*inputs)), rtol=1e-5, atol=1e-6)
+
+
+# Of wide rows XLA's CPU backend makes other programs than of narrow ones.
+WIDE = [
+    loss
+    for loss in LOSSES
+    if not loss.elementwise
+    and loss.floor not in {"products", "linear", "head"}
+    and loss.name not in {"nll", "ctc"}  # These look at some of their scores alone.
+]
+
+
+@pytest.mark.parametrize("classes", [100, pytest.param(64, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("loss", WIDE, ids=lambda loss: loss.name)
+def test_a_nan_in_a_wide_row_is_not_lost(loss, classes):
+    """In the losses, in their mean, and in both with the gradient: each is a program of its own."""
+    first, *others = loss.arrays(64, classes, jnp.float32)
+    summed = jax.value_and_grad(lambda x: jnp.sum(loss.ours(x, *others)))
+    programs = jax.jit(lambda x: loss.ours(x, *others)), jax.jit(lambda x: loss.mean(x, *others))
+    for column in (classes // 2, classes - 1):
+        changed = first.at[3, column].set(jnp.nan)
+        losses, mean = (program(changed) for program in programs)
+        assert np.isnan(losses[3]) and np.isfinite(losses[:3]).all(), column
+        assert np.isnan(mean), column
+        total, gradient = jax.jit(summed)(changed)
+        assert np.isnan(total), column
+        # That of a divergence of log-probabilities does not depend on them.
+        if not loss.name.startswith("kl_divergence"):
+            assert np.isnan(gradient[3]).any(), column
+        assert np.isfinite(gradient[:3]).all(), column
