@@ -72,7 +72,7 @@ def logit_adjustment(
         >>> import jax.numpy as jnp
         >>> import jaxloss
         >>> undecided = jnp.array([0.0, 0.0])
-        >>> jax.nn.softmax(undecided + jaxloss.logit_adjustment(jnp.array([60, 40])))
+        >>> jax.nn.softmax(undecided + jaxloss.logit_adjustment(jnp.array([60, 40]))).round(3)
         Array([0.6, 0.4], dtype=float32)
 
     Source: Menon, Jayasumana, Rawat, Jain, Veit and Kumar, "Long-tail learning via logit
