@@ -11,7 +11,7 @@ SUITE := $(PYTEST) --ignore=tests/parity -m "not exhaustive"
 ELSEWHERE := $(addprefix --ignore=tests/test_,$(addsuffix .py,accuracy bench certificate demo errors \
   extremes gallery house imbalance notebooks policy readme))
 PASSED := $(VENV)/passed
-SOURCES = $(shell find jaxloss tests -name '*.py') $(wildcard notebooks/*.ipynb) README.md pyproject.toml
+SOURCES = $(shell find bench jaxloss tests -name '*.py') $(wildcard notebooks/*.ipynb) README.md pyproject.toml
 
 .PHONY: demo test test-exhaustive lint check parity accuracy bench bench-compiled compiled notebooks docs test-oldest format clean help
 .NOTPARALLEL:

@@ -24,6 +24,7 @@ from bench.inputs import (
     PARTNER,
     SEQUENCES,
     SYMBOLS,
+    TRIPLES,
     Input,
     Loss,
 )
@@ -111,7 +112,7 @@ BATCHED = (
         "nt_xent",
         functools.partial(jaxloss.nt_xent, temperature=0.25),
         (LOGITS, PARTNER),
-        BATCHES,
+        TRIPLES,
         "products",
         _optax_ntxent,
     ),

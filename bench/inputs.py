@@ -179,5 +179,7 @@ TARGETS: Sizes = (*CLASSES[:5], (32, 131072), (512, 32000))
 FEW_CLASSES: Sizes = ((16, 64), (1024, 64), (2**14, 64), (2**12, 1024))
 VECTORS: Sizes = ((16, 64), (1024, 64), (2**12, 1024), (2**14, 1024))
 BATCHES: Sizes = ((64, 128), (512, 128), (2048, 128))
+# Optax compares triples of examples: 25 seconds of 2048.
+TRIPLES: Sizes = BATCHES[:2]
 SEQUENCES: Sizes = ((256, 64), (32 * 256, 64))
 LARGE: Sizes = ((256, 1000), (1024, 8000))

@@ -12,6 +12,7 @@ from jaxtyping import Float, Integer, Real
 
 from jaxloss import _check, _options
 from jaxloss._autodiff import custom_vjp, vary_alike
+from jaxloss._row_sums import all_but
 from jaxloss.primitives import positive_part
 
 
@@ -222,11 +223,7 @@ _lead.defvjp(_lead_fwd, _lead_bwd)
 
 def _of_others(scores: Array, index: Array) -> Array:
     """The scores, and -inf at an index; by arithmetic, which XLA fuses into a reduction."""
-    exact = scores.shape[-1] <= 2 ** jnp.finfo(scores.dtype).nmant
-    dtype = scores.dtype if exact else jnp.int32
-    positions = jax.lax.broadcasted_iota(dtype, scores.shape, scores.ndim - 1)
-    distances = jnp.abs(positions - index.astype(dtype)).astype(scores.dtype)
-    return jnp.minimum(scores, (distances - 0.5) * jnp.inf)
+    return jnp.minimum(scores, (all_but(scores, index, scores.ndim - 1) - 0.5) * jnp.inf)
 
 
 @_check.known_keywords
