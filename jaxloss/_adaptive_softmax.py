@@ -15,9 +15,10 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float, Integer, Real
 
 from jaxloss import _check, _checked
-from jaxloss._clusters import bounds, losses, product, scores_of_head, total
+from jaxloss._clusters import bounds, losses, scores_of_head, total
 from jaxloss._combined import shares
 from jaxloss._cutoffs import increasing, inner_sizes
+from jaxloss._products import product
 from jaxloss._softmax import log_softmax
 
 Initializer = Callable[..., Array]

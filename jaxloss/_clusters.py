@@ -14,6 +14,7 @@ from jax import Array
 from jaxloss import _check
 from jaxloss._autodiff import custom_vjp
 from jaxloss._elementary import safe_product
+from jaxloss._products import product, product_over_rows
 from jaxloss._softmax import log_softmax_at_bwd, log_softmax_at_fwd
 
 Tail = tuple[Array, Array]
@@ -23,16 +24,6 @@ def bounds(head: Any, tails: Sequence[Any]) -> tuple[int, ...]:
     """The class at which each cluster begins, and the number of classes."""
     sizes = [kernel.shape[1] for _, kernel in tails]
     return tuple(itertools.accumulate(sizes, initial=head.shape[1] - len(sizes)))
-
-
-def product(left: Array, right: Array, of_left: int = -1, of_right: int = 0) -> Array:
-    """Product over one axis of each, summed in float32 at least."""
-    return jax.lax.dot_general(
-        left,
-        right,
-        (((of_left % left.ndim,), (of_right,)), ((), ())),
-        preferred_element_type=_check.wide(left),
-    )
 
 
 def scores_of_head(hidden: Array, head: Array, bias: Array | None) -> Array:
@@ -210,7 +201,7 @@ def _head_bwd(
     to_scores, _ = log_softmax_at_bwd(1, found, -cotangent)
     to_bias = None if bias is None else jnp.sum(to_scores, 0)
     to_scores = to_scores.astype(hidden.dtype)
-    return product(to_scores, head, 1, 1), product(hidden, to_scores, 0, 0), to_bias
+    return product(to_scores, head, 1, 1), product_over_rows(hidden, to_scores), to_bias
 
 
 def _tail_bwd(
@@ -234,8 +225,8 @@ def _tail_bwd(
     to_inner = product(to_scores, kernel, 1, 1).astype(vectors.dtype)
     return (
         _written(to_hidden, product(to_inner, projection, 1, 1), tokens),
-        to_projection + product(vectors, to_inner, 0, 0),
-        to_kernel + product(inner, to_scores, 0, 0),
+        to_projection + product_over_rows(vectors, to_inner),
+        to_kernel + product_over_rows(inner, to_scores),
     )
 
 

@@ -15,6 +15,7 @@ from jax import Array
 from jaxtyping import Real
 
 from jaxloss import _check
+from jaxloss._products import product
 from jaxloss._softmax import log_softmax_at
 
 _MOST_CLUSTERS = 4
@@ -216,10 +217,7 @@ def _layer(tokens: int, features: int, classes: int, dtype: Any) -> Callable[[],
     labels = jnp.zeros(tokens, jnp.int32)
 
     def loss(vectors: Array, kernel: Array) -> Array:
-        scores = jax.lax.dot_general(
-            vectors, kernel, (((1,), (0,)), ((), ())), preferred_element_type=_check.wide(vectors)
-        )
-        return -jnp.mean(log_softmax_at(scores, labels))
+        return -jnp.mean(log_softmax_at(product(vectors, kernel), labels))
 
     step = jax.jit(jax.value_and_grad(loss, (0, 1)))
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss import _check
+from jaxloss._products import product, product_over_rows
 from jaxloss._row_sums import row_maximum
 
 AxisName = Hashable | None
@@ -80,16 +81,6 @@ class Block(NamedTuple):
     found: Statistics
 
 
-def _product(left: Array, right: Array, left_axis: int, right_axis: int) -> Array:
-    # Contracted where they lie: a transposed kernel would be hoisted out of the loop, as a copy.
-    return jax.lax.dot_general(
-        left,
-        right,
-        (((left_axis,), (right_axis,)), ((), ())),
-        preferred_element_type=_check.wide(left, right),
-    )
-
-
 def _capped(scores: Array, cap: Array | None) -> Array:
     if cap is None:
         return scores
@@ -149,7 +140,7 @@ def block(
     known: tuple[Rows, Statistics] | None = None,
 ) -> Block:
     """A block's logits, and what is not `known` of them."""
-    scores = _product(hidden, layer.kernel, 1, 1 - layout.class_axis)
+    scores = product(hidden, layer.kernel, 1, 1 - layout.class_axis)
     if layer.bias is not None:
         scores = scores + layer.bias[None]
     logits = _capped(scores, layer.cap)
@@ -302,7 +293,7 @@ def to_inputs(
     slope = None if layer.cap is None else _slope(known.scores, layer.cap)
     to_scores = to_logits if slope is None else to_logits * slope
     to_products = to_scores.astype(hidden.dtype)
-    to_hidden = _product(to_products, layer.kernel, 1, layout.class_axis)
+    to_hidden = product(to_products, layer.kernel, 1, layout.class_axis)
     to_bias = to_cap = to_mixture = None
     if layer.bias is not None:
         to_bias = jnp.sum(to_scores, 0)
@@ -315,26 +306,26 @@ def to_inputs(
         # What is 0 times -inf in the value has no slope.
         dropped = (layer.mixture[None] == 0) & jnp.isneginf(log_probs)
         log_probs = jnp.where(dropped, 0, log_probs)
-        to_mixture = _product(cotangents.mixed, log_probs, 0, 0)
+        to_mixture = product(cotangents.mixed, log_probs, 0)
     others = jax.tree.map(jnp.add, sums[1:], (to_bias, to_cap, to_mixture))
     to_kernel = _accumulated(sums.kernel, hidden, to_products, layout.class_axis)
     return Layer(to_kernel, *others), to_hidden.astype(hidden.dtype)
 
 
 def _accumulated(sums: Array, hidden: Array, to_products: Array, class_axis: int) -> Array:
-    def product(columns: Array) -> Array:
+    def of_columns(columns: Array) -> Array:
         if class_axis == 1:
-            return _product(hidden, columns, 0, 0)
-        return _product(columns, hidden, 0, 0)
+            return product_over_rows(hidden, columns)
+        return product(columns, hidden, 0)
 
     classes = sums.shape[class_axis]
     if classes < 2 * _COLUMNS:
-        return sums + product(to_products)
+        return sums + of_columns(to_products)
 
     def add(sums: Array, start: Array | int, width: int) -> Array:
         columns = jax.lax.dynamic_slice_in_dim(to_products, start, width, 1)
         before = jax.lax.dynamic_slice_in_dim(sums, start, width, class_axis)
-        after = before + product(columns)
+        after = before + of_columns(columns)
         return jax.lax.dynamic_update_slice_in_dim(sums, after, start, class_axis)
 
     whole = classes // _COLUMNS

@@ -23,6 +23,7 @@ FLOORS = {
     "_check": 1,
     "_exact": 2,
     "_options": 2,
+    "_products": 2,
     "_elementary": 3,
     "_row_sums": 3,
     "_vectors": 3,
