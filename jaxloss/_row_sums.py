@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss import _check
+from jaxloss._autodiff import vary_alike
 
 # The softmax family stands on row statistics that never cancel. With m = max_j z_j,
 #
@@ -140,7 +142,7 @@ def maximum_rest_and_ties(axis: int, logits: Array, *weights: Array) -> tuple[Ar
     return jax.lax.platform_dependent(
         logits,
         *weights,
-        cpu=functools.partial(maximum_rest_and_ties_twice, axis),
+        cpu=functools.partial(_by_rows, maximum_rest_and_ties_twice, axis),
         default=functools.partial(maximum_rest_and_ties_once, axis),
     )
 
@@ -197,6 +199,52 @@ def maximum_rest_and_ties_once(axis: int, logits: Array, *weights: Array) -> tup
         return tuple(found)
 
     return _merged(merged, axis, scores, *sums)
+
+
+# A CPU takes several sums of the same rows one after the other, and what one of them has read of
+# large arrays the cache has lost before the next begins. Of a few rows at a time it holds all, and
+# what XLA writes in between is as small.
+
+_BLOCK = 2**17  # Elements of each array.
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def by_rows(sums: Callable[..., tuple[Array, ...]], axis: int, *arrays: Array) -> tuple[Any, ...]:
+    """`sums(axis, *arrays)`, each 1 along the axis, which the CPU takes of some rows at a time."""
+    return jax.lax.platform_dependent(
+        *arrays,
+        cpu=functools.partial(_by_rows, sums, axis),
+        default=functools.partial(sums, axis),
+    )
+
+
+@by_rows.defjvp
+def _by_rows_jvp(sums: Any, axis: int, primals: Any, tangents: Any) -> Any:
+    return jax.jvp(functools.partial(sums, axis), primals, tangents)
+
+
+def _by_rows(sums: Callable[..., tuple[Array, ...]], axis: int, *arrays: Array) -> tuple[Any, ...]:
+    *before, width = arrays[0].shape
+    count = math.prod(before)
+    size = max(_BLOCK // width, 1)
+    # Along another axis what is read together does not lie together.
+    if axis != len(before) or count < 2 * size:
+        return sums(axis, *arrays)
+    every = [array.reshape(count, width) for array in arrays]
+    found = jax.eval_shape(functools.partial(sums, 1), *every)
+    first = vary_alike([jnp.zeros(array.shape, array.dtype) for array in found], arrays)
+
+    def step(block: Array, found: list[Array]) -> list[Array]:
+        # The last block ends where the arrays do, and takes again what the one before has taken.
+        start = jnp.minimum(block * size, count - size)
+        rows = [jax.lax.dynamic_slice_in_dim(array, start, size) for array in every]
+        return [
+            jax.lax.dynamic_update_slice_in_dim(array, new, start, 0)
+            for array, new in zip(found, sums(1, *rows), strict=True)
+        ]
+
+    found = jax.lax.fori_loop(0, -(-count // size), step, first)
+    return tuple(array.reshape(*before, 1) for array in found)
 
 
 def _highest_and_factor(first: Array, second: Array) -> tuple[Array, Array]:

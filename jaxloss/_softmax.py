@@ -20,6 +20,7 @@ from jaxloss._autodiff import custom_vjp
 from jaxloss._elementary import safe_product
 from jaxloss._row_sums import (
     all_but,
+    by_rows,
     exponentials_of,
     is_below,
     less_maximum,
@@ -237,11 +238,15 @@ def _expected_log_softmax(logits: Array, probabilities: Array, axis: int) -> Arr
 def _expected_log_softmax_fwd(
     logits: Array, probabilities: Array, axis: int
 ) -> tuple[Array, tuple[Any, ...]]:
+    value, *found, below, at = by_rows(_expected_log_softmax_sums, axis, logits, probabilities)
+    return jnp.squeeze(value, axis), (probabilities, (logits, *found), below, at)
+
+
+def _expected_log_softmax_sums(axis: int, logits: Array, probabilities: Array) -> tuple[Array, ...]:
     factors = probabilities.astype(_check.wide(logits))
     *found, below, at = maximum_rest_and_ties(axis, logits, factors)
-    statistics = (logits, *found)
-    terms = safe_product(factors, _log_probs(*statistics))
-    return jnp.sum(terms, axis), (probabilities, statistics, below, at)
+    terms = safe_product(factors, _log_probs(logits, *found))
+    return jnp.sum(terms, axis, keepdims=True), *found, below, at
 
 
 def _expected_log_softmax_bwd(

@@ -97,6 +97,13 @@ def test_cross_entropy_of_labels_needs_no_second_array_of_logits():
     assert program.memory_analysis().temp_size_in_bytes < 0.01 * 512 * 4096 * 4
 
 
+@OF_CURRENT_XLA
+def test_cross_entropy_of_probabilities_needs_no_second_array_of_logits():
+    shape = (512, 32000), jnp.float32
+    program = compiled(value_and_grad_of_mean(jaxloss.cross_entropy), shape, shape)
+    assert program.memory_analysis().temp_size_in_bytes < 0.05 * 512 * 32000 * 4
+
+
 ERRORS = [
     jaxloss.squared_error,
     jaxloss.absolute_error,

@@ -10,6 +10,7 @@ import pytest
 import jaxloss
 from jaxloss import _row_sums
 from jaxloss._row_sums import (
+    by_rows,
     maximum_and_others_once,
     maximum_and_others_twice,
     maximum_rest_and_ties_once,
@@ -141,3 +142,50 @@ def test_losses_work_in_every_mode_in_one_reading(target, rng, request):
     request.getfixturevalue("in_one_reading")
     for found, known in zip(quick_jit(modes)(logits), expected, strict=True):
         np.testing.assert_allclose(found, known, rtol=2e-6, atol=1e-7)
+
+
+def in_blocks(monkeypatch, elements):
+    jax.clear_caches()
+    monkeypatch.setattr(_row_sums, "_BLOCK", elements)
+
+
+@pytest.mark.parametrize("elements", [5, 10, 20, 1000], ids=lambda n: f"blocks of {n}")
+def test_rows_taken_some_at_a_time_have_the_same_sums(elements, monkeypatch):
+    # Nine rows of five: blocks of one row, of two and of four, of which the last overlap.
+    in_blocks(monkeypatch, elements)
+    rows = jnp.array(ROWS).reshape(3, 3, 5)
+    weights = jnp.array(WEIGHTS).reshape(3, 3, 5)
+    found = arrays_of(functools.partial(by_rows, maximum_rest_and_ties_twice, 2), rows, weights)
+    expected = arrays_of(functools.partial(maximum_rest_and_ties_twice, 2), rows, weights)
+    for got, sums in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(got, sums)
+
+
+def of_probabilities(logits, probabilities):
+    return jaxloss.cross_entropy(logits, probabilities, label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("mode", [jax.grad, jax.jacfwd, jax.hessian], ids=lambda f: f.__name__)
+def test_rows_taken_some_at_a_time_have_the_same_derivatives(mode, rng, monkeypatch):
+    logits = jnp.array(rng.normal(size=(2, 7, 5)))
+    probabilities = jax.nn.softmax(jnp.array(rng.normal(size=logits.shape)))
+
+    def derivative():
+        def loss(logits):
+            return jnp.sum(jnp.sin(jax.vmap(of_probabilities)(logits, probabilities)))
+
+        return np.asarray(jax.jit(mode(loss))(logits))
+
+    expected = derivative()
+    in_blocks(monkeypatch, 10)
+    np.testing.assert_allclose(derivative(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_only_large_arrays_are_taken_some_rows_at_a_time():
+    def loops(*shape):
+        arrays = (jax.ShapeDtypeStruct(shape, jnp.float32),) * 2
+        lowered = jax.jit(of_probabilities).lower(*arrays)
+        return lowered.as_text().count("stablehlo.while")
+
+    assert loops(64, 1024) == 0
+    assert loops(1024, 1024) == 1
