@@ -123,7 +123,12 @@ def slices() -> dict[str, str]:
         pages[page] = f"# {title}\n" + "\n".join(texts)
     rest = (f"## {heading}\n{text}" if heading else text for heading, text in sections.items())
     pages["index.md"] = "".join(rest)
-    return {page: linked(text).replace(".ipynb)", ".md)") for page, text in pages.items()}
+    return {page: within(text) for page, text in pages.items()}
+
+
+def within(text: str) -> str:
+    """The text with links to pages of this site: of names, and of notebooks, which are pages."""
+    return linked(text).replace(".ipynb)", ".md)")
 
 
 def home(name: str) -> str:
@@ -152,6 +157,6 @@ def notebooks() -> Iterator[tuple[str, str | bytes]]:
         text, resources = MarkdownExporter().from_notebook_node(notebook, prefix)
         # Each picture is a link to itself, to see it in full.
         text = re.sub(r"!\[png\]\((.*?)\)", r"[![Output of the cell above](\1)](\1)", text)
-        yield f"notebooks/{file.stem}.md", linked(text)
+        yield f"notebooks/{file.stem}.md", within(text)
         for name, content in resources["outputs"].items():
             yield f"notebooks/{name}", content

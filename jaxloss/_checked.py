@@ -224,7 +224,13 @@ def distributions(function: str, axis: int, *, logs: bool = False, **arrays: Arr
 
 
 def classes(
-    function: str, labels: Array, size: int, among: Array | bool = True, *, but: int | None = None
+    function: str,
+    labels: Array,
+    size: int,
+    among: Array | bool = True,
+    *,
+    but: int | None = None,
+    advice: str = "leave such examples out, with jaxloss.masked or jaxloss.ignoring",
 ) -> None:
     """Have a checked program look whether labels are classes, those where `among` is True."""
 
@@ -238,7 +244,7 @@ def classes(
         labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels,  # So that size fits.
         no_class,
         f"classes from 0 to {size - 1}" + ("" if but is None else f" other than {but}"),
-        "leave such examples out, with jaxloss.masked or jaxloss.ignoring",
+        advice,
     )
 
 

@@ -25,8 +25,9 @@ class ClassBuffers:
 
     `push` stores a batch, in the place of each class's oldest examples where its buffer is full;
     `sample` draws a batch in which all classes that have examples are equally frequent. A model
-    trained on such batches believes that classes are equally frequent: fine-tune it at the true
-    frequencies, or add `logit_adjustment` of the true counts to its logits.
+    trained on such batches believes that classes are equally frequent, as long as it has not
+    learned the examples of small classes by heart: `logit_adjustment` of the true counts, added to
+    its logits, gives the probabilities at the true frequencies.
 
     Both are pure functions and work under `jit`, `scan` and `vmap`. To store in place, donate the
     buffers: `push = jax.jit(jaxloss.ClassBuffers.push, donate_argnums=0)`. In a checkpoint they are
@@ -134,7 +135,11 @@ class ClassBuffers:
                 f"{function}: a batch times the classes must be less than 2^32, got {len(indices)} "
                 f"examples and {self.classes} classes; push fewer at a time."
             )
-        _checked.classes(function, indices, self.classes, indices != -1)
+        signed = jnp.issubdtype(indices.dtype, jnp.signedinteger)
+        advice = "to leave an example out, give it the label -1"
+        _checked.classes(
+            function, indices, self.classes, indices != -1 if signed else True, advice=advice
+        )
         index, valid = _check.valid_index(indices, self.classes)
         ranks, counts = positions(jnp.where(valid, index, self.classes), self.classes + 1)
         counts = counts[:-1]

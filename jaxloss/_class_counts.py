@@ -14,6 +14,7 @@ from jaxtyping import Float, Real
 
 from jaxloss import _check, _options
 from jaxloss._elementary import xlogy
+from jaxloss._vectors import scaled
 
 
 def class_priors(counts: Real[ArrayLike, " classes"]) -> Float[Array, " classes"]:
@@ -25,8 +26,8 @@ def class_priors(counts: Real[ArrayLike, " classes"]) -> Float[Array, " classes"
         counts: how often each class occurs, $n_c$, at least 0.
 
     Returns:
-        Probabilities; float32, or float64 for float64 counts. NaN if all counts are 0, and for a
-        count that is negative where its value is not known while tracing.
+        Probabilities; float32, or float64 for float64 counts. All NaN if all counts are 0, or
+        one is negative, where their values are not known while tracing.
 
     Raises:
         TypeError: `counts` are not real numbers.
@@ -39,7 +40,7 @@ def class_priors(counts: Real[ArrayLike, " classes"]) -> Float[Array, " classes"
         Array([0.75, 0.25, 0.  ], dtype=float32)
     """
     counts = _counts("class_priors", counts, minimum=0.0)
-    return counts / jnp.sum(counts)
+    return _shares(counts)
 
 
 def logit_adjustment(
@@ -80,7 +81,7 @@ def logit_adjustment(
     """
     counts = _counts("logit_adjustment", counts, minimum=0.0)
     tau = _options.number("logit_adjustment", "tau", tau, minimum=0.0).astype(counts.dtype)
-    return xlogy(jnp.broadcast_to(tau, counts.shape), counts / jnp.sum(counts))
+    return xlogy(jnp.broadcast_to(tau, counts.shape), _shares(counts))
 
 
 def effective_number_weights(
@@ -98,8 +99,8 @@ def effective_number_weights(
         beta: from 0, for equal weights, to 1, for weights inverse to the counts.
 
     Returns:
-        One weight for each class; float32, or float64 for float64 counts. NaN where a count is not
-        positive and its value not known while tracing.
+        One weight for each class; float32, or float64 for float64 counts. All NaN if a count
+        is not positive and its value not known while tracing.
 
     Raises:
         TypeError: `counts` are not real numbers, or `beta` is not a Python number.
@@ -127,6 +128,12 @@ def effective_number_weights(
     return len(counts) / effective / jnp.sum(1 / effective)
 
 
+def _shares(counts: Array) -> Array:
+    # Over a power of two, so that no sum overflows.
+    counts, _ = scaled(counts, 0)
+    return counts / jnp.sum(counts)
+
+
 def _counts(function: str, counts: ArrayLike, **bounds: float) -> Array:
     array = _options.bounded(function, "counts", counts, **bounds)
     if array.ndim != 1 or not array.size:
@@ -134,6 +141,8 @@ def _counts(function: str, counts: ArrayLike, **bounds: float) -> Array:
             f"{function}: counts must have the shape (classes,), of one class at least, got "
             f"{array.shape}; of labels, jnp.bincount(labels, length=classes) are the counts."
         )
-    if not isinstance(counts, jax.core.Tracer) and not np.any(np.asarray(counts)):
-        raise ValueError(f"{function}: counts must not all be 0.")
-    return array.astype(_check.wide(array))
+    dtype = _check.wide(array)
+    # Of the dtype that is computed in: what is 0 there is 0.
+    if not isinstance(counts, jax.core.Tracer) and not np.any(np.asarray(counts, dtype)):
+        raise ValueError(f"{function}: counts must not all be 0, as {jnp.dtype(dtype)}.")
+    return array.astype(dtype)

@@ -292,9 +292,14 @@ def test_a_checkpoint_brings_them_back(tmp_path):
 def test_checked_finds_a_label_that_is_neither_a_class_nor_left_out():
     checked = jaxloss.checked(push)
     assert contents(checked(empty(), numbered(0, 2), jnp.array([-1, 3]))) == [[], [], [], [1]]
-    message = "ClassBuffers.push: labels must be classes from 0 to 3, got 4 at index (1,)"
+    message = (
+        "ClassBuffers.push: labels must be classes from 0 to 3, got 4 at index (1,); to leave an "
+        "example out, give it the label -1."
+    )
     with pytest.raises(ValueError, match=re.escape(message)):
         checked(empty(), numbered(0, 2), jnp.array([-1, 4]))
+    with pytest.raises(ValueError, match="got 255 at index"):
+        checked(empty(), numbered(0, 2), jnp.array([0, 255], jnp.uint8))
 
 
 LABELS = jnp.zeros(2, jnp.int32)

@@ -18,6 +18,13 @@ def test_priors_are_shares():
     np.testing.assert_array_equal(jaxloss.class_priors(jnp.array([3, 0, 1])), [0.75, 0, 0.25])
 
 
+@pytest.mark.parametrize("counts", [[3e38, 3e38], [2e-38, 6e-38], [3e38, 2e-38]])
+def test_priors_of_any_size(counts):
+    counts = np.array(counts, np.float32)
+    expected = counts / counts.sum(dtype=np.float64)
+    np.testing.assert_allclose(jaxloss.class_priors(counts), expected, rtol=1e-6, atol=1e-37)
+
+
 @pytest.mark.parametrize("tau", [0, 0.5, 1.0, 2])
 def test_adjustment_is_the_logarithm_of_the_priors(tau):
     actual = jaxloss.logit_adjustment(COUNTS, tau)
@@ -78,7 +85,7 @@ def test_weights_go_from_equal_to_inverse():
 def test_under_jit_they_are_the_same_and_nonsense_is_nan(function):
     counts = jnp.asarray(COUNTS, jnp.float32)
     np.testing.assert_allclose(jax.jit(function)(counts), function(counts), rtol=1e-6)
-    assert jnp.isnan(jax.jit(function)(jnp.array([-1.0, 3.0]))).any()
+    assert jnp.isnan(jax.jit(function)(jnp.array([-1.0, 3.0]))).all()
     assert jnp.isnan(jax.jit(function)(jnp.zeros(2))).all()
     many = jnp.stack([counts, counts[::-1]])
     np.testing.assert_allclose(jax.vmap(function)(many)[1], function(counts)[::-1], rtol=1e-6)
@@ -126,6 +133,23 @@ def test_ties_share_the_gradient_of_the_hardest():
     np.testing.assert_array_equal(slopes, [[[1, 0, 0, 0]], [[0, 0.5, 0, 0.5]]])
 
 
+@pytest.mark.parametrize("classes", [3, 5000])
+@pytest.mark.parametrize("place", [0, 1], ids=["true", "other"])
+def test_a_row_with_nan_gives_nan(classes, place):
+    logits = jnp.zeros((2, classes)).at[1, place].set(jnp.nan)
+    labels = jnp.array([0, 0])
+
+    @quick_jit
+    def both(logits):
+        scores, pullback = jax.vjp(lambda z: jaxloss.true_and_hardest(z, labels), logits)
+        return scores, [pullback((jnp.eye(2)[i], jnp.eye(2)[1 - i]))[0] for i in range(2)]
+
+    scores, gradients = both(logits)
+    np.testing.assert_array_equal(scores, [[0, np.nan]] * 2)
+    for gradient in gradients:
+        assert not jnp.isnan(gradient[0]).any() and jnp.isnan(gradient[1]).all()
+
+
 @pytest.mark.parametrize("label", [3, -1, 2**31 - 1])
 def test_a_label_that_is_no_class_gives_nan(label):
     logits, labels = jnp.arange(6.0).reshape(2, 3), jnp.array([0, label])
@@ -146,6 +170,8 @@ def test_of_half_precision_they_are_float32_and_of_one_class_there_is_no_other()
     true, hardest = jaxloss.true_and_hardest(jnp.ones((2, 1), jnp.bfloat16), jnp.array([0, 0]))
     assert true.dtype == hardest.dtype == jnp.float32
     np.testing.assert_array_equal((true, hardest), [[1, 1], [-np.inf, -np.inf]])
+    true, hardest = jaxloss.true_and_hardest(jnp.ones((2, 1)), jnp.array([0, 1]))
+    np.testing.assert_array_equal((true, hardest), [[1, np.nan], [-np.inf, np.nan]])
 
 
 BAD_CALLS = {
@@ -158,6 +184,10 @@ BAD_CALLS = {
     "class_priors: counts must be finite and at least 0, got [ 1 -1]": (
         ValueError,
         lambda: jaxloss.class_priors(jnp.array([1, -1])),
+    ),
+    "class_priors: counts must not all be 0, as float32.": (
+        ValueError,
+        lambda: jaxloss.class_priors(np.array([1e-50, 0.0])),
     ),
     "logit_adjustment: counts must not all be 0": (
         ValueError,
