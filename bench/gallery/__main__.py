@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("losses", nargs="*", metavar="loss", help="names; by default all")
     parser.add_argument("--picture", default=PICTURE, help="the file to write (%(default)s)")
     options = parser.parse_args(arguments)
-    unknown = set(options.losses) - CURVES.keys()
+    unknown = sorted(set(options.losses) - CURVES.keys())
     if unknown:
         parser.error(f"no such loss: {', '.join(unknown)}; there are {', '.join(CURVES)}")
     curves = [CURVES[name] for name in options.losses or CURVES]

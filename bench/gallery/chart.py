@@ -22,7 +22,7 @@ BLUE, ORANGE, GREEN = "#0b5394", "#d55e00", "#009e73"
 
 @dataclass(frozen=True)
 class Scheme:
-    """Colours of a figure, on the page's own background."""
+    """Colours of a figure, for a light or a dark background."""
 
     ink: str
     faint: str
@@ -92,10 +92,11 @@ def one(curve: Curve, scheme: Scheme = LIGHT) -> Figure:
     # No wider than a phone shows in letters that can be read.
     sizes = {"font.size": 9, "axes.titlesize": 10, "xtick.labelsize": 8, "ytick.labelsize": 8}
     with mpl.rc_context(dict.fromkeys(colours, scheme.ink) | sizes):
-        figure = Figure(figsize=(5.4, 2.3), layout="constrained", facecolor="none")
+        figure = Figure(figsize=(5.4, 2.3), layout="constrained", facecolor="white")
         panels = figure.subplots(1, 2)
         for axes, part in zip(panels, ("loss", "derivative"), strict=True):
-            for line, colour in zip(found, scheme.colours, strict=False):
+            # Raises if there are more variants than colours.
+            for line, colour in zip(found, scheme.colours[: len(found)], strict=True):
                 draw(axes, line, part, color=colour, label=line.label or None)
             axes.set(xlabel=curve.abscissa, title=part, facecolor="none")
             ruled(axes, scheme)
@@ -105,8 +106,9 @@ def one(curve: Curve, scheme: Scheme = LIGHT) -> Figure:
 
 
 def svg(curve: Curve, scheme: Scheme) -> str:
-    """The figure of a curve as a file, the same at each call."""
+    """The figure of a curve as a file, the same at each call, on the page's own background."""
     file = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": curve.name}):
-        one(curve, scheme).savefig(file, format="svg", metadata={"Date": None})
+        figure = one(curve, scheme)
+        figure.savefig(file, format="svg", facecolor="none", metadata={"Date": None})
     return file.getvalue()
