@@ -129,9 +129,9 @@ def effective_number_weights(
 
 
 def _shares(counts: Array) -> Array:
-    # Over a power of two, so that no sum overflows.
-    counts, _ = scaled(counts, 0)
-    return counts / jnp.sum(counts)
+    # Over a power of two, so that no sum overflows; that takes infinity for a large number.
+    ratios, _ = scaled(counts, 0)
+    return jnp.where(jnp.all(jnp.isfinite(counts)), ratios / jnp.sum(ratios), jnp.nan)
 
 
 def _counts(function: str, counts: ArrayLike, **bounds: float) -> Array:
@@ -142,7 +142,11 @@ def _counts(function: str, counts: ArrayLike, **bounds: float) -> Array:
             f"{array.shape}; of labels, jnp.bincount(labels, length=classes) are the counts."
         )
     dtype = _check.wide(array)
-    # Of the dtype that is computed in: what is 0 there is 0.
-    if not isinstance(counts, jax.core.Tracer) and not np.any(np.asarray(counts, dtype)):
-        raise ValueError(f"{function}: counts must not all be 0, as {jnp.dtype(dtype)}.")
+    if not isinstance(counts, jax.core.Tracer):
+        concrete, limits = np.asarray(counts, np.float64), jnp.finfo(dtype)
+        if np.max(concrete) > float(limits.max):
+            raise ValueError(f"{function}: counts must be finite as {limits.dtype}, got {counts}.")
+        # XLA takes numbers below the least normal one for 0.
+        if np.max(concrete) < float(limits.tiny):
+            raise ValueError(f"{function}: counts must not all be 0, as {limits.dtype}.")
     return array.astype(dtype)

@@ -19,7 +19,7 @@ def product(left: Array, right: Array, of_left: int = -1, of_right: int = 0) -> 
 
 
 def product_over_rows(left: Array, right: Array) -> Array:
-    """Over the first axis of each; the left one should be the smaller."""
+    """Of two matrices, over the first axis of each; the left one should be the smaller."""
     # XLA's CPU backend is slow along the first axis of a left operand, and makes that of a
-    # transpose that it sees.
+    # transpose that it sees. Elsewhere this is a copy, small beside what the product reads.
     return product(jax.lax.optimization_barrier(left.T), right)

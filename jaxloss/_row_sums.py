@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -142,7 +142,7 @@ def maximum_rest_and_ties(axis: int, logits: Array, *weights: Array) -> tuple[Ar
     return jax.lax.platform_dependent(
         logits,
         *weights,
-        cpu=functools.partial(_by_rows, maximum_rest_and_ties_twice, axis),
+        cpu=functools.partial(_some_rows_at_a_time, maximum_rest_and_ties_twice, axis),
         default=functools.partial(maximum_rest_and_ties_once, axis),
     )
 
@@ -210,10 +210,13 @@ _BLOCK = 2**17  # Elements of each array.
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def by_rows(sums: Callable[..., tuple[Array, ...]], axis: int, *arrays: Array) -> tuple[Any, ...]:
-    """`sums(axis, *arrays)`, each 1 along the axis, which the CPU takes of some rows at a time."""
+    """`sums(axis, *arrays)`, each 1 along the axis, which a CPU takes of some rows at a time.
+
+    `sums` is a function of a module: it is compiled once for all calls with arrays of a shape.
+    """
     return jax.lax.platform_dependent(
         *arrays,
-        cpu=functools.partial(_by_rows, sums, axis),
+        cpu=functools.partial(_some_rows_at_a_time, sums, axis),
         default=functools.partial(sums, axis),
     )
 
@@ -223,28 +226,41 @@ def _by_rows_jvp(sums: Any, axis: int, primals: Any, tangents: Any) -> Any:
     return jax.jvp(functools.partial(sums, axis), primals, tangents)
 
 
-def _by_rows(sums: Callable[..., tuple[Array, ...]], axis: int, *arrays: Array) -> tuple[Any, ...]:
+def _some_rows_at_a_time(
+    sums: Callable[..., tuple[Array, ...]], axis: int, *arrays: Array
+) -> tuple[Any, ...]:
     *before, width = arrays[0].shape
-    count = math.prod(before)
-    size = max(_BLOCK // width, 1)
+    count, size = math.prod(before), max(_BLOCK // width, 1)
     # Along another axis what is read together does not lie together.
-    if axis != len(before) or count < 2 * size:
+    if axis != len(before) or not 2 * size <= count < 2**31 or _may_be_spread(arrays):
         return sums(axis, *arrays)
-    every = [array.reshape(count, width) for array in arrays]
-    found = jax.eval_shape(functools.partial(sums, 1), *every)
+    found = _loop(sums, size, *(array.reshape(count, width) for array in arrays))
+    return tuple(array.reshape(*before, 1) for array in found)
+
+
+def _may_be_spread(arrays: Sequence[Array]) -> bool:
+    """Whether rows may lie on several devices, onto each of which the loop would gather them."""
+    specs = [jax.typeof(array).sharding.spec for array in arrays]
+    return jax.device_count() > 1 or any(axis is not None for spec in specs for axis in spec)
+
+
+# Compiled by itself, lest each call outside jit compile the loop anew.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _loop(sums: Callable[..., tuple[Array, ...]], size: int, *arrays: Array) -> tuple[Any, ...]:
+    count = len(arrays[0])
+    found = jax.eval_shape(functools.partial(sums, 1), *arrays)
     first = vary_alike([jnp.zeros(array.shape, array.dtype) for array in found], arrays)
 
     def step(block: Array, found: list[Array]) -> list[Array]:
-        # The last block ends where the arrays do, and takes again what the one before has taken.
-        start = jnp.minimum(block * size, count - size)
-        rows = [jax.lax.dynamic_slice_in_dim(array, start, size) for array in every]
+        # A slice that would go past the end ends there: the last block takes some rows again.
+        start = block * size
+        rows = [jax.lax.dynamic_slice_in_dim(array, start, size) for array in arrays]
         return [
             jax.lax.dynamic_update_slice_in_dim(array, new, start, 0)
             for array, new in zip(found, sums(1, *rows), strict=True)
         ]
 
-    found = jax.lax.fori_loop(0, -(-count // size), step, first)
-    return tuple(array.reshape(*before, 1) for array in found)
+    return tuple(jax.lax.fori_loop(0, -(-count // size), step, first))
 
 
 def _highest_and_factor(first: Array, second: Array) -> tuple[Array, Array]:

@@ -18,6 +18,11 @@ def test_priors_are_shares():
     np.testing.assert_array_equal(jaxloss.class_priors(jnp.array([3, 0, 1])), [0.75, 0, 0.25])
 
 
+def test_under_jit_priors_of_infinite_counts_are_nan():
+    for function in (jaxloss.class_priors, jaxloss.logit_adjustment):
+        assert jnp.isnan(jax.jit(function)(jnp.array([jnp.inf, 1.0]))).all()
+
+
 @pytest.mark.parametrize("counts", [[3e38, 3e38], [2e-38, 6e-38], [3e38, 2e-38]])
 def test_priors_of_any_size(counts):
     counts = np.array(counts, np.float32)
@@ -174,6 +179,11 @@ def test_of_half_precision_they_are_float32_and_of_one_class_there_is_no_other()
     np.testing.assert_array_equal((true, hardest), [[1, np.nan], [-np.inf, np.nan]])
 
 
+def priors_of_numbers_beyond_float32():
+    with np.errstate(over="ignore"):  # JAX warns that they are.
+        return jaxloss.class_priors(np.array([1e300, 1.0]))
+
+
 BAD_CALLS = {
     "class_priors: counts must have the shape (classes,), of one class at least, got (2, 2); of "
     "labels, jnp.bincount(labels, length=classes) are the counts.": (
@@ -187,7 +197,11 @@ BAD_CALLS = {
     ),
     "class_priors: counts must not all be 0, as float32.": (
         ValueError,
-        lambda: jaxloss.class_priors(np.array([1e-50, 0.0])),
+        lambda: jaxloss.class_priors(np.array([1e-40, 0.0])),
+    ),
+    "class_priors: counts must be finite as float32, got": (
+        ValueError,
+        priors_of_numbers_beyond_float32,
     ),
     "logit_adjustment: counts must not all be 0": (
         ValueError,
