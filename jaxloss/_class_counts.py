@@ -27,7 +27,7 @@ def class_priors(counts: Real[ArrayLike, " classes"]) -> Float[Array, " classes"
 
     Returns:
         Probabilities; float32, or float64 for float64 counts. All NaN if all counts are 0, or
-        one is negative, where their values are not known while tracing.
+        one is negative or infinite, where their values are not known while tracing.
 
     Raises:
         TypeError: `counts` are not real numbers.

@@ -231,7 +231,8 @@ def _some_rows_at_a_time(
 ) -> tuple[Any, ...]:
     *before, width = arrays[0].shape
     count, size = math.prod(before), max(_BLOCK // width, 1)
-    # Along another axis what is read together does not lie together.
+    # Along another axis what is read together does not lie together. Sums of sums end here too: a
+    # block has not the rows of two.
     if axis != len(before) or not 2 * size <= count < 2**31 or _may_be_spread(arrays):
         return sums(axis, *arrays)
     found = _loop(sums, size, *(array.reshape(count, width) for array in arrays))

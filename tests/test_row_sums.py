@@ -219,6 +219,14 @@ def test_rows_on_several_devices_stay_where_they_are(rng):
     assert "all-gather" not in program.compile().as_text()
 
 
+def test_rows_that_a_type_says_are_spread_are_not_taken_some_at_a_time(in_blocks):
+    in_blocks(10)
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    assert _row_sums._may_be_spread([jax.device_put(jnp.ones((8, 5)), rows)])
+    assert not _row_sums._may_be_spread([jnp.ones((8, 5))])
+
+
 def test_rows_taken_some_at_a_time_in_shard_map(rng, in_blocks):
     in_blocks(10)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
