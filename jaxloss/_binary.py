@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Real
 
 from jaxloss import _check, _checked, _options
-from jaxloss._autodiff import afresh, custom_vjp
+from jaxloss._autodiff import afresh, apart, custom_vjp
 from jaxloss._elementary import quotient, softplus_of_both_signs
 from jaxloss._exact import exponential, log_one_plus, product
 from jaxloss.primitives import safe_power, safe_product, softplus
@@ -174,11 +174,12 @@ def _logistic_fwd(
 
 def _logistic_bwd(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array, Array, Array]:
     logits, targets, pos_weight = residuals
+    pos_weight, zero, one = apart(pos_weight, 0, 1, dtype=targets.dtype)
     scores = logits.astype(targets.dtype)
-    positive = scores > 0
+    positive = scores > zero
     tail = jnp.exp(-jnp.where(positive, scores, -scores))
-    of_one, of_zero = pos_weight * targets, 1 - targets
-    slope = jnp.where(positive, of_zero - of_one * tail, of_zero * tail - of_one) / (1 + tail)
+    of_one, of_zero = pos_weight * targets, one - targets
+    slope = jnp.where(positive, of_zero - of_one * tail, of_zero * tail - of_one) / (one + tail)
     negative = softplus(-scores)
     single = [axis for axis, length in enumerate(pos_weight.shape) if length == 1]
     return (

@@ -12,7 +12,7 @@ from jaxtyping import Float, Real
 
 from jaxloss import _check
 from jaxloss._autodiff import apart, custom_vjp
-from jaxloss._exact import log_one_plus_tail
+from jaxloss._exact import log_one_plus, log_one_plus_tail
 
 
 def safe_product(
@@ -243,8 +243,7 @@ def _softplus(values: Array) -> Array:
 
 
 def _softplus_fwd(values: Array) -> tuple[Array, Array]:
-    tail = log_one_plus_tail(values)
-    return jnp.where(values > 0, values + tail, tail), values
+    return jnp.maximum(values, 0) + log_one_plus_tail(values), values
 
 
 def _softplus_bwd(values: Array, cotangent: Array) -> tuple[Array]:
@@ -262,16 +261,23 @@ def softplus_of_both_signs(values: Array, of_negative: Array, of_positive: Array
     return _of_both_signs_fwd(values, of_negative, of_positive)[0]
 
 
-# The selections of the value, which fuse into a reduction, have no derivative where a weight is 0.
+# a s(-x) + b s(x) = (a + b) log(1 + e^-|x|) + b max(x, 0) - a min(x, 0), by arithmetic alone, which
+# a sum takes in without writing it to memory. A weight of 0 times an infinite x would be NaN; so x
+# is held within a power of two, B, and what that gave is multiplied by |x| / B where that is above
+# 1, or by B where it is infinite. B is barred from XLA, which would make a clip of the bounds, that
+# does not fuse. Where |x| has its kink this has no derivative, hence the rule.
 
 
 def _of_both_signs_fwd(
     values: Array, of_negative: Array, of_positive: Array
 ) -> tuple[Array, tuple[Array, ...]]:
-    weight = jnp.where(values > 0, of_positive, of_negative)
+    smallest = float(jnp.finfo(values.dtype).tiny)
+    bound, below_zero = apart(1 / smallest, -1 / smallest, dtype=values.dtype)
+    above = of_positive * jnp.minimum(jnp.maximum(values, 0), bound)
+    below = of_negative * jnp.maximum(jnp.minimum(values, 0), below_zero)
+    beyond = jnp.minimum(jnp.maximum(jnp.abs(values) * smallest, 1), bound)
     rest = (of_negative + of_positive) * log_one_plus_tail(values)
-    value = jnp.where(weight == 0, rest, rest + weight * jnp.abs(values))
-    return value, (values, of_negative, of_positive)
+    return rest + (above - below) * beyond, (values, of_negative, of_positive)
 
 
 def _of_both_signs_bwd(
@@ -317,21 +323,28 @@ def _log_cosh(values: Array) -> Array:
     return _log_cosh_fwd(values)[0]
 
 
-# Below 1, log1p(cosh a - 1) with cosh a - 1 = a^2/2 (1 + a^2/12 (1 + a^2/30 (...))), a sum of
-# positive terms that keeps every digit of a small a; nine terms are enough for float64. From 1 on,
-# log cosh a = a - log 2 + log1p(exp(-2a)). Each branch sees only arguments that it can hold.
-_COSH_TERMS = 9
+# With b = min(a, 1), log cosh b = log1p(cosh b - 1), and cosh b - 1 = b^2/2 (1 + b^2/12 (1 + ...))
+# is a sum of positive terms, which keeps every digit of a small b. What is beyond 1, r = a - b,
+# adds
+#
+#     log(cosh a / cosh 1) = r + log1p(sigma(-2) expm1(-2 r))
+#
+# which is exactly 0 at r = 0. Minima and maxima fuse into a sum, which a selection would not; but
+# there they drop NaN, and a sign does not.
+_COSH_TERMS = {"float32": 5, "float64": 9}
 
 
 def _log_cosh_fwd(values: Array) -> tuple[Array, Array]:
+    log_plus_one = jnp.log1p if values.dtype == jnp.float32 else log_one_plus
     sizes = jnp.abs(values)
-    squares = jnp.square(sizes)
+    squares = jnp.square(jnp.minimum(sizes, 1))
     series = jnp.ones_like(squares)
-    for n in range(_COSH_TERMS, 1, -1):
-        series = 1 + squares * (series / (2 * n * (2 * n - 1)))
-    near = jnp.log1p(squares / 2 * series)
-    far = (sizes - math.log(2)) + log_one_plus_tail(2 * sizes)
-    return jnp.where(sizes < 1, near, far), values
+    for n in range(_COSH_TERMS[values.dtype.name], 1, -1):
+        series = 1 + squares * (series * (1 / (2 * n * (2 * n - 1))))
+    near = log_plus_one(squares * (series * 0.5))
+    rest = jnp.maximum(sizes, 1) - 1
+    far = rest + log_plus_one(jnp.expm1(-2 * rest) * (1 / (1 + math.exp(2))))
+    return near + far + 0 * jnp.sign(values), values
 
 
 def _log_cosh_bwd(values: Array, cotangent: Array) -> tuple[Array]:

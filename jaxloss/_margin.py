@@ -13,7 +13,8 @@ from jaxtyping import Float, Real
 
 from jaxloss import _check, _options
 from jaxloss._autodiff import apart, custom_vjp
-from jaxloss.primitives import positive_part, softplus
+from jaxloss._exact import log_one_plus_tail
+from jaxloss.primitives import positive_part
 
 
 def _signed(function: str, signs: ArrayLike, **scores: ArrayLike) -> tuple[Array, ...]:
@@ -217,9 +218,35 @@ def soft_margin(
 
     Source: PyTorch `soft_margin_loss`.
     """
-    scores, signs = _signed("soft_margin", signs, scores=scores)
-    # Not by arithmetic, in which the CPU's sums take longer over a softplus than to read it again.
-    return softplus(0 - _valid(signs, 1) * scores)
+    return _soft_margin(*_signed("soft_margin", signs, scores=scores))
+
+
+@custom_vjp
+def _soft_margin(scores: Array, signs: Array) -> Array:
+    return _soft_margin_fwd(scores, signs)[0]
+
+
+# log(1 + e^m) of m = -y z, and its slope, as in softplus.
+
+
+def _soft_margin_fwd(scores: Array, signs: Array) -> tuple[Array, tuple[Array, Array]]:
+    agreement = signs * scores
+    value = log_one_plus_tail(agreement) - jnp.minimum(agreement, 0) - _nothing(signs)
+    return value, (scores, signs)
+
+
+def _soft_margin_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    scores, signs = residuals
+    [one] = apart(1, dtype=scores.dtype)
+    signs = _valid(signs, one)
+    agreement = signs * scores
+    wrong = agreement < one - one
+    tail = jnp.exp(jnp.where(wrong, agreement, -agreement))
+    slope = jnp.where(wrong, one, tail) / (one + tail)
+    return -signs * slope * cotangent, jnp.zeros_like(signs)
+
+
+_soft_margin.defvjp(_soft_margin_fwd, _soft_margin_bwd)
 
 
 @_check.known_keywords

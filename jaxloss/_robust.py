@@ -8,8 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Real
 
 from jaxloss import _check, _options, primitives
-from jaxloss._autodiff import custom_vjp
-from jaxloss._exact import difference
+from jaxloss._autodiff import apart, custom_vjp
 
 
 @_check.known_keywords
@@ -50,7 +49,7 @@ def smooth_l1(
     """
     predictions, targets = _check.matched("smooth_l1", predictions=predictions, targets=targets)
     width = _width("smooth_l1", "beta", beta, predictions.dtype)
-    return _smooth_l1(*difference(predictions, targets), width, jnp.ones_like(width))
+    return _smooth_l1(predictions, targets, width, jnp.ones_like(width))
 
 
 @_check.known_keywords
@@ -93,7 +92,7 @@ def huber(
     """
     predictions, targets = _check.matched("huber", predictions=predictions, targets=targets)
     width = _width("huber", "delta", delta, predictions.dtype)
-    return _smooth_l1(*difference(predictions, targets), width, width)
+    return _smooth_l1(predictions, targets, width, width)
 
 
 def _width(function: str, name: str, value: ArrayLike, dtype: jnp.dtype) -> Array:
@@ -104,41 +103,37 @@ def _width(function: str, name: str, value: ArrayLike, dtype: jnp.dtype) -> Arra
 
 
 @custom_vjp
-def _smooth_l1(errors: Array, lost: Array, width: Array, steepness: Array) -> Array:
-    return _smooth_l1_fwd(errors, lost, width, steepness)[0]
+def _smooth_l1(predictions: Array, targets: Array, width: Array, steepness: Array) -> Array:
+    return _smooth_l1_fwd(predictions, targets, width, steepness)[0]
 
 
-# A parabola up to |e| = w, then lines of slope k. With a = |e| and q = min(a, w) both are one
-# formula, l = (k / w) q (a - q / 2), and nothing in it cancels. With its slope s, which is
-# (k / w) e clipped to [-k, k],
+# A parabola up to |e| = w, then lines of slope k. With a = |e|, s = min((k / w) a, k) is the size
+# of the slope, and both are one formula, l = s (a - min(a, w) / 2), in which nothing cancels:
 #
-#     dl/de = s        dl/dw = -s^2 / (2 k)        dl/dk = l / k
+#     dl/de = (k / w) e clipped to [-k, k]        dl/dw = -s^2 / (2 k)        dl/dk = l / k
 #
-# on both branches. Plain autodiff of the two branches selects between them and stores both; this
-# rule stores the errors. The value counts what was lost by rounding e and a - q / 2, each times
-# its slope; for the derivatives that is too little to matter.
+# on both branches. Minima fuse into a sum, which a selection of branches would not. The slope is
+# computed from t - p: what value and slope shared, XLA's CPU backend would write to memory.
 
 
 def _smooth_l1_fwd(
-    errors: Array, lost: Array, width: Array, steepness: Array
+    predictions: Array, targets: Array, width: Array, steepness: Array
 ) -> tuple[Array, tuple[Array, ...]]:
-    sizes = jnp.abs(errors)
-    lost = jnp.sign(errors) * lost
-    rest, lost_of_rest = difference(sizes, width / 2)
-    slope = steepness / width * jnp.minimum(sizes, width)
-    parabola = slope * (sizes / 2) + slope * lost
-    lines = steepness * rest + steepness * (lost_of_rest + lost)
-    return jnp.where(sizes < width, parabola, lines), (errors, width, steepness)
+    sizes = jnp.abs(predictions - targets)
+    slope = jnp.minimum(steepness / width * sizes, steepness)
+    value = slope * (sizes - jnp.minimum(sizes, width) / 2)
+    return value, (predictions, targets, width, steepness)
 
 
 def _smooth_l1_bwd(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array, ...]:
-    errors, width, steepness = residuals
-    slope = jnp.clip(steepness / width * errors, -steepness, steepness)
-    nothing = jnp.zeros_like(errors)
-    value, _ = _smooth_l1_fwd(errors, nothing, width, steepness)
+    predictions, targets, width, steepness = residuals
+    steep, least, most = apart(steepness / width, -steepness, steepness, dtype=targets.dtype)
+    missing = targets - predictions
+    slope = jnp.clip(steep * missing, least, most)
+    value, _ = _smooth_l1_fwd(targets, predictions, width, steepness)
     return (
+        -slope * cotangent,
         slope * cotangent,
-        nothing,
         jnp.sum(-jnp.square(slope) / (2 * steepness) * cotangent),
         jnp.sum(value / steepness * cotangent),
     )
@@ -179,4 +174,25 @@ def log_cosh(
     algorithm" (1990); Optax `log_cosh`.
     """
     predictions, targets = _check.matched("log_cosh", predictions=predictions, targets=targets)
-    return primitives.log_cosh(predictions - targets)
+    return _log_cosh(predictions, targets)
+
+
+@custom_vjp
+def _log_cosh(predictions: Array, targets: Array) -> Array:
+    return _log_cosh_fwd(predictions, targets)[0]
+
+
+# The slope is computed from t - p, as that of `smooth_l1`.
+
+
+def _log_cosh_fwd(predictions: Array, targets: Array) -> tuple[Array, tuple[Array, Array]]:
+    return primitives.log_cosh(predictions - targets), (predictions, targets)
+
+
+def _log_cosh_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    predictions, targets = residuals
+    slope = jnp.tanh(targets - predictions) * cotangent
+    return -slope, slope
+
+
+_log_cosh.defvjp(_log_cosh_fwd, _log_cosh_bwd)

@@ -109,11 +109,16 @@ def test_cross_entropy_of_probabilities_needs_no_second_array_of_logits(monkeypa
 ERRORS = [
     jaxloss.squared_error,
     jaxloss.absolute_error,
+    jaxloss.smooth_l1,
+    jaxloss.huber,
+    jaxloss.log_cosh,
     jaxloss.quantile,
     jaxloss.epsilon_insensitive,
     jaxloss.hinge,
     jaxloss.squared_hinge,
     jaxloss.perceptron,
+    jaxloss.soft_margin,
+    jaxloss.binary_cross_entropy_with_logits,
     jaxloss.hinge_embedding,
     jaxloss.margin_ranking,
 ]
