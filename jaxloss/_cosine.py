@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ from jax import Array
 
 from jaxloss._autodiff import custom_vjp
 from jaxloss._exact import product as product_of
+from jaxloss._row_blocks import by_rows
 from jaxloss._vectors import divided, power_of
 
 # With f = a.b / a.a and r = b - f a, the part of b that is orthogonal to a,
@@ -30,16 +30,15 @@ def distance(first: Array, second: Array, axis: int) -> Array:
     return _distance_fwd(first, second, axis)[0]
 
 
-def _distance_fwd(first: Array, second: Array, axis: int) -> tuple[Array, tuple[Array, Array]]:
-    angle = _angle(first, second, axis)
+def _distance_fwd(first: Array, second: Array, axis: int) -> tuple[Array, _Residuals]:
+    sums = _sums(first, second, axis)
+    angle = _angle(sums)
     near = jnp.where(angle.cosine > 0, angle.deficit, 2 - angle.deficit)
     value = jnp.where(angle.steep, 1 - angle.cosine, near)
-    return jnp.squeeze(value, axis), (first, second)
+    return jnp.squeeze(value, axis), (first, second, sums)
 
 
-def _distance_bwd(
-    axis: int, residuals: tuple[Array, Array], cotangent: Array
-) -> tuple[Array, Array]:
+def _distance_bwd(axis: int, residuals: _Residuals, cotangent: Array) -> tuple[Array, Array]:
     to_first, to_second = _similarity_bwd(axis, residuals, cotangent)
     return -to_first, -to_second
 
@@ -50,25 +49,86 @@ def similarity(first: Array, second: Array, axis: int) -> Array:
     return _similarity_fwd(first, second, axis)[0]
 
 
-def _similarity_fwd(first: Array, second: Array, axis: int) -> tuple[Array, tuple[Array, Array]]:
-    angle = _angle(first, second, axis)
+def _similarity_fwd(first: Array, second: Array, axis: int) -> tuple[Array, _Residuals]:
+    sums = _sums(first, second, axis)
+    angle = _angle(sums)
     near = (1 - angle.deficit) * jnp.sign(angle.cosine)
-    return jnp.squeeze(jnp.where(angle.steep, angle.cosine, near), axis), (first, second)
+    value = jnp.where(angle.steep, angle.cosine, near)
+    return jnp.squeeze(value, axis), (first, second, sums)
 
 
-def _similarity_bwd(
-    axis: int, residuals: tuple[Array, Array], cotangent: Array
-) -> tuple[Array, Array]:
+def _similarity_bwd(axis: int, residuals: _Residuals, cotangent: Array) -> tuple[Array, Array]:
     cotangent = jnp.expand_dims(cotangent, axis)
-    first, second = residuals
+    first, second, sums = residuals
+    of_first, of_second = sums.first, sums.second
     return (
-        _slope(first, second, axis) * cotangent,
-        _slope(second, first, axis) * cotangent,
+        _slope(first, second, of_first, of_second, sums.product) * cotangent,
+        _slope(second, first, of_second, of_first, sums.product) * cotangent,
     )
 
 
 distance.defvjp(_distance_fwd, _distance_bwd)
 similarity.defvjp(_similarity_fwd, _similarity_bwd)
+
+
+class _Vector(NamedTuple):
+    power: Array  # What it is scaled by.
+    square: Array
+    rest: Array  # What rounding left of the other vector along this one, in lengths of this one.
+
+
+class _Sums(NamedTuple):
+    first: _Vector
+    second: _Vector
+    product: Array
+    orthogonal: Array  # |r|^2
+
+
+_Residuals = tuple[Array, Array, _Sums]
+
+
+def _sums(first: Array, second: Array, axis: int) -> _Sums:
+    *found, product, orthogonal = by_rows(_sums_of_rows, axis, first, second)
+    return _Sums(_Vector(*found[:3]), _Vector(*found[3:]), product, orthogonal)
+
+
+def _sums_of_rows(axis: int, first: Array, second: Array) -> tuple[Array, ...]:
+    powers = power_of(first, axis), power_of(second, axis)
+    squares = _square(divided(first, powers[0]), axis), _square(divided(second, powers[1]), axis)
+    # What several fusions share XLA writes to memory; so each sum has the scaled vectors anew, from
+    # powers behind a barrier.
+    again = _again(powers)
+    product = _dot(divided(first, again[0]), divided(second, again[1]), axis)
+    again = _again(again)
+    to, vector = divided(first, again[0]), divided(second, again[1])
+    rests = (
+        _dot(_left(to, vector, squares[0], product), to, axis) / _nonzero(squares[0]),
+        _dot(_left(vector, to, squares[1], product), vector, axis) / _nonzero(squares[1]),
+    )
+    again = _again(again)
+    to, vector = divided(first, again[0]), divided(second, again[1])
+    orthogonal = _left(to, vector, squares[0], product) - rests[0] * to
+    return (
+        powers[0],
+        squares[0],
+        rests[0],
+        powers[1],
+        squares[1],
+        rests[1],
+        product,
+        _dot(orthogonal, orthogonal, axis),
+    )
+
+
+def _left(to: Array, vector: Array, square: Array, product: Array) -> Array:
+    """What is left of a vector when its part along another is taken out, but for rounding.
+
+    Dekker's product gives the rounding error of factor * to, which near parallel vectors is as
+    large as what is left; to derivatives it is a constant 0. The factor was rounded, so a little
+    along `to` is left.
+    """
+    along, lost = product_of(product / _nonzero(square), to)
+    return (vector - along) - lost
 
 
 class _Angle(NamedTuple):
@@ -77,54 +137,25 @@ class _Angle(NamedTuple):
     steep: Array  # Whether 1 - cos and cos lose nothing by being computed from each other.
 
 
-def _angle(first: Array, second: Array, axis: int) -> _Angle:
-    pair = _Pair(first, second, axis)
-    cosine = pair.product / _root(pair.first_square * pair.second_square)
-    orthogonal = pair.orthogonal()
-    common = jnp.square(pair.product) / _nonzero(pair.first_square) * pair.second_square
-    deficit = _dot(orthogonal, orthogonal, axis) / _nonzero(pair.second_square + _root(common))
+def _angle(sums: _Sums) -> _Angle:
+    first, second = sums.first.square, sums.second.square
+    cosine = sums.product / _root(first * second)
+    common = jnp.square(sums.product) / _nonzero(first) * second
+    deficit = sums.orthogonal / _nonzero(second + _root(common))
     # Here either of the two is as far from exact. A NaN is not steep, and shows in the deficit.
     return _Angle(cosine, deficit, jnp.abs(cosine) < 0.58)
 
 
-def _slope(first: Array, second: Array, axis: int) -> Array:
-    """d cos / d first."""
-    pair = _Pair(first, second, axis)
-    # Behind a barrier: not what the deficit sums, which XLA would then write to memory.
-    orthogonal = pair.orthogonal(jax.lax.optimization_barrier)
-    slope = orthogonal / _root(pair.first_square * pair.second_square) / pair.powers[0]
-    return jnp.where((pair.first_square == 0) | (pair.second_square == 0), 0, slope)
-
-
-class _Pair:
-    """Two vectors over powers of two, their squares and their product.
-
-    What several fusions share XLA writes to memory; so each sum has the scaled vectors anew, from
-    powers behind a barrier.
-    """
-
-    def __init__(self, first: Array, second: Array, axis: int) -> None:
-        self.axis = axis
-        powers = power_of(first, axis), power_of(second, axis)
-        self.first_square = _square(divided(first, powers[0]), axis)
-        self.second_square = _square(divided(second, powers[1]), axis)
-        powers = _again(powers)
-        self.product = _dot(divided(first, powers[0]), divided(second, powers[1]), axis)
-        self.vectors, self.powers = (first, second), _again(powers)
-
-    def orthogonal(self, rows: Callable[[Any], Any] = lambda rows: rows) -> Array:
-        """What is left of the second vector when its part along the first one is taken out."""
-        first, second = self.vectors
-        to, vector = divided(first, self.powers[0]), divided(second, self.powers[1])
-        square = _nonzero(self.first_square)
-        # Dekker's product gives the rounding error of factor * to, which near parallel vectors is
-        # as large as what is left; to derivatives it is a constant 0.
-        along, lost = product_of(self.product / square, to)
-        left = (vector - along) - lost
-        # The factor was rounded, so a little along `to` is left: once more.
-        power = _again(self.powers[0])
-        factor = rows(_dot(left, divided(first, power), self.axis) / square)
-        return left - factor * divided(first, rows(_again(power)))
+def _slope(
+    vector: Array, other: Array, of_vector: _Vector, of_other: _Vector, product: Array
+) -> Array:
+    """d cos / d vector."""
+    # Constants to derivatives: that of a quotient by one would square it, and overflow.
+    power, power_of_other = jax.lax.stop_gradient((of_vector.power, of_other.power))
+    to, scaled = divided(vector, power), divided(other, power_of_other)
+    orthogonal = _left(to, scaled, of_vector.square, product) - of_vector.rest * to
+    slope = orthogonal / _root(of_vector.square * of_other.square) / power
+    return jnp.where((of_vector.square == 0) | (of_other.square == 0), 0, slope)
 
 
 def _again(powers: Any) -> Any:

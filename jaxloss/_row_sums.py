@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss import _check
-from jaxloss._autodiff import vary_alike
+from jaxloss._row_blocks import some_rows_at_a_time
 
 # The softmax family stands on row statistics that never cancel. With m = max_j z_j,
 #
@@ -142,7 +141,7 @@ def maximum_rest_and_ties(axis: int, logits: Array, *weights: Array) -> tuple[Ar
     return jax.lax.platform_dependent(
         logits,
         *weights,
-        cpu=functools.partial(_some_rows_at_a_time, maximum_rest_and_ties_twice, axis),
+        cpu=functools.partial(some_rows_at_a_time, maximum_rest_and_ties_twice, axis),
         default=functools.partial(maximum_rest_and_ties_once, axis),
     )
 
@@ -199,69 +198,6 @@ def maximum_rest_and_ties_once(axis: int, logits: Array, *weights: Array) -> tup
         return tuple(found)
 
     return _merged(merged, axis, scores, *sums)
-
-
-# A CPU takes several sums of the same rows one after the other, and what one of them has read of
-# large arrays the cache has lost before the next begins. Of a few rows at a time it holds all, and
-# what XLA writes in between is as small.
-
-_BLOCK = 2**17  # Elements of each array.
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def by_rows(sums: Callable[..., tuple[Array, ...]], axis: int, *arrays: Array) -> tuple[Any, ...]:
-    """`sums(axis, *arrays)`, each 1 along the axis, which a CPU takes of some rows at a time.
-
-    `sums` is a function of a module: it is compiled once for all calls with arrays of a shape.
-    """
-    return jax.lax.platform_dependent(
-        *arrays,
-        cpu=functools.partial(_some_rows_at_a_time, sums, axis),
-        default=functools.partial(sums, axis),
-    )
-
-
-@by_rows.defjvp
-def _by_rows_jvp(sums: Any, axis: int, primals: Any, tangents: Any) -> Any:
-    return jax.jvp(functools.partial(sums, axis), primals, tangents)
-
-
-def _some_rows_at_a_time(
-    sums: Callable[..., tuple[Array, ...]], axis: int, *arrays: Array
-) -> tuple[Any, ...]:
-    *before, width = arrays[0].shape
-    count, size = math.prod(before), max(_BLOCK // width, 1)
-    # Along another axis what is read together does not lie together. Sums of sums end here too: a
-    # block has not the rows of two.
-    if axis != len(before) or not 2 * size <= count < 2**31 or _may_be_spread(arrays):
-        return sums(axis, *arrays)
-    found = _loop(sums, size, *(array.reshape(count, width) for array in arrays))
-    return tuple(array.reshape(*before, 1) for array in found)
-
-
-def _may_be_spread(arrays: Sequence[Array]) -> bool:
-    """Whether rows may lie on several devices, onto each of which the loop would gather them."""
-    specs = [jax.typeof(array).sharding.spec for array in arrays]
-    return jax.device_count() > 1 or any(axis is not None for spec in specs for axis in spec)
-
-
-# Compiled by itself, lest each call outside jit compile the loop anew.
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _loop(sums: Callable[..., tuple[Array, ...]], size: int, *arrays: Array) -> tuple[Any, ...]:
-    count = len(arrays[0])
-    found = jax.eval_shape(functools.partial(sums, 1), *arrays)
-    first = vary_alike([jnp.zeros(array.shape, array.dtype) for array in found], arrays)
-
-    def step(block: Array, found: list[Array]) -> list[Array]:
-        # A slice that would go past the end ends there: the last block takes some rows again.
-        start = block * size
-        rows = [jax.lax.dynamic_slice_in_dim(array, start, size) for array in arrays]
-        return [
-            jax.lax.dynamic_update_slice_in_dim(array, new, start, 0)
-            for array, new in zip(found, sums(1, *rows), strict=True)
-        ]
-
-    return tuple(jax.lax.fori_loop(0, -(-count // size), step, first))
 
 
 def _highest_and_factor(first: Array, second: Array) -> tuple[Array, Array]:

@@ -18,9 +18,9 @@ from jaxtyping import Float, Integer, Real
 from jaxloss import _check
 from jaxloss._autodiff import custom_vjp
 from jaxloss._elementary import safe_product
+from jaxloss._row_blocks import by_rows
 from jaxloss._row_sums import (
     all_but,
-    by_rows,
     exponentials_of,
     is_below,
     less_maximum,

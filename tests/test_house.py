@@ -24,6 +24,7 @@ FLOORS = {
     "_exact": 2,
     "_options": 2,
     "_products": 2,
+    "_row_blocks": 2,
     "_elementary": 3,
     "_row_sums": 3,
     "_vectors": 3,

@@ -106,6 +106,16 @@ def test_cross_entropy_of_probabilities_needs_no_second_array_of_logits(monkeypa
     assert program.memory_analysis().temp_size_in_bytes < 0.05 * 512 * 32000 * 4
 
 
+@OF_CURRENT_XLA
+def test_cosine_distance_needs_little_beside_its_vectors(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    shape = (4096, 1024), jnp.float32
+    mean = jaxloss.mean(jaxloss.cosine_distance)
+    for function in (mean, jax.value_and_grad(mean)):
+        program = compiled(function, shape, shape)
+        assert program.memory_analysis().temp_size_in_bytes < 0.15 * 2 * 4096 * 1024 * 4
+
+
 ERRORS = [
     jaxloss.squared_error,
     jaxloss.absolute_error,
