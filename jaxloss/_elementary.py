@@ -262,22 +262,30 @@ def softplus_of_both_signs(values: Array, of_negative: Array, of_positive: Array
 
 
 # a s(-x) + b s(x) = (a + b) log(1 + e^-|x|) + b max(x, 0) - a min(x, 0), by arithmetic alone, which
-# a sum takes in without writing it to memory. A weight of 0 times an infinite x would be NaN; so x
-# is held within a power of two, B, and what that gave is multiplied by |x| / B where that is above
-# 1, or by B where it is infinite. B is barred from XLA, which would make a clip of the bounds, that
-# does not fuse. Where |x| has its kink this has no derivative, hence the rule.
+# a sum takes in without writing it to memory. Where |x| has its kink this has no derivative, hence
+# the rule.
 
 
 def _of_both_signs_fwd(
     values: Array, of_negative: Array, of_positive: Array
 ) -> tuple[Array, tuple[Array, ...]]:
-    smallest = float(jnp.finfo(values.dtype).tiny)
-    bound, below_zero = apart(1 / smallest, -1 / smallest, dtype=values.dtype)
-    above = of_positive * jnp.minimum(jnp.maximum(values, 0), bound)
-    below = of_negative * jnp.maximum(jnp.minimum(values, 0), below_zero)
-    beyond = jnp.minimum(jnp.maximum(jnp.abs(values) * smallest, 1), bound)
+    within, beyond = _held(values)
+    linear = of_positive * jnp.maximum(within, 0) - of_negative * jnp.minimum(within, 0)
     rest = (of_negative + of_positive) * log_one_plus_tail(values)
-    return rest + (above - below) * beyond, (values, of_negative, of_positive)
+    return rest + linear * beyond, (values, of_negative, of_positive)
+
+
+def _held(values: Array) -> tuple[Array, Array]:
+    """Two finite factors of x, by arithmetic alone: 0 times both is 0, also of an infinite x.
+
+    The first is x within a power of two, B; the second is |x| / B where that is above 1, and B of
+    an infinite x. In a sum that they are fused into NaN may be lost.
+    """
+    smallest = float(jnp.finfo(values.dtype).tiny)
+    # Barred from XLA, which would make a clip of the two bounds, that does not fuse.
+    lower, upper = apart(-1 / smallest, 1 / smallest, dtype=values.dtype)
+    within = jnp.maximum(jnp.minimum(values, upper), lower)
+    return within, jnp.minimum(jnp.maximum(jnp.abs(values) * smallest, 1), upper)
 
 
 def _of_both_signs_bwd(
