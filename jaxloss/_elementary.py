@@ -195,10 +195,15 @@ def _positive_part_fwd(values: Array) -> tuple[Array, Array]:
     return jnp.maximum(values, 0) + 0 * jnp.sign(values), values
 
 
-# By arithmetic and not by a selection, so that NaN stays NaN: max(sign x, 0).
 def _positive_part_bwd(values: Array, cotangent: Array) -> tuple[Array]:
     [zero] = apart(0, dtype=values.dtype)
-    return (jnp.maximum(jnp.sign(values), zero) * cotangent,)
+    return (is_positive(values, zero) * cotangent,)
+
+
+def is_positive(values: Array, zero: Array) -> Array:
+    """1 above 0, 0 at 0 and below, NaN at NaN: by arithmetic, and also where a sum takes it in."""
+    sign = jnp.sign(values)
+    return jnp.maximum(sign, zero) + zero * sign
 
 
 _positive_part.defvjp(_positive_part_fwd, _positive_part_bwd)
@@ -279,7 +284,8 @@ def _held(values: Array) -> tuple[Array, Array]:
     """Two finite factors of x, by arithmetic alone: 0 times both is 0, also of an infinite x.
 
     The first is x within a power of two, B; the second is |x| / B where that is above 1, and B of
-    an infinite x. In a sum that they are fused into NaN may be lost.
+    an infinite x, which both make infinite again, but of a factor below 4 / B. In a sum that they
+    are fused into NaN may be lost.
     """
     smallest = float(jnp.finfo(values.dtype).tiny)
     # Barred from XLA, which would make a clip of the two bounds, that does not fuse.

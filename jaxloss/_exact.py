@@ -12,7 +12,23 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._autodiff import custom_vjp
+from jaxloss._autodiff import apart, custom_vjp
+
+
+def lost_of_difference(first: Array, second: Array) -> Array:
+    """What rounding takes off a - b, 0 where that is infinite; a constant 0 to derivatives.
+
+    By Knuth's sum of two: with $d$ the difference as rounded, $d - a$ is what became of $-b$, and
+    $d$ less that what became of $a$; neither of these two is rounded much. It is of arithmetic
+    alone, which a sum takes in without writing it to memory; there NaN may be lost.
+    """
+    # Barred from XLA, which would make a clip of the two bounds, that does not fuse.
+    largest = float(jnp.finfo(first.dtype).max) / 4
+    lower, upper = apart(-largest, largest, dtype=first.dtype)
+    first, second = (jnp.maximum(jnp.minimum(x, upper), lower) for x in (first, second))
+    rounded = first - second
+    of_second = rounded - first
+    return jax.lax.stop_gradient((first - (rounded - of_second)) - (second + of_second))
 
 
 def product(first: Array, second: Array) -> tuple[Array, Array]:
@@ -104,7 +120,7 @@ def log_one_plus(values: Array) -> Array:
 
 
 # log(1 + u) = u - u^2 q(u) for u from 0 to 1: q's coefficients, from the first, nearly minimax,
-# with a relative error of 2^-27 in the logarithm. XLA's log1p is within 1.7 ULP, this within 0.8.
+# with a relative error of 2^-27 in the logarithm. XLA's log1p is within 2.5 ULP, this within 1.2.
 _LOG_COEFFICIENTS = (
     0.4999993145465851,
     -0.33330512046813965,

@@ -13,6 +13,7 @@ from jaxtyping import Float, Real
 
 from jaxloss import _check, _options
 from jaxloss._autodiff import apart, custom_vjp
+from jaxloss._elementary import is_positive
 from jaxloss._exact import log_one_plus_tail
 from jaxloss.primitives import positive_part
 
@@ -59,7 +60,7 @@ def _hinge_bwd(
     scores, signs, margin = residuals
     margin, zero, one = apart(margin, 0, 1, dtype=scores.dtype)
     signs = _valid(signs, one)
-    within = jnp.maximum(jnp.sign(margin - signs * scores), zero) * cotangent
+    within = is_positive(margin - signs * scores, zero) * cotangent
     return -signs * within, jnp.zeros_like(signs), jnp.sum(within)
 
 
@@ -312,7 +313,7 @@ def _hinge_embedding_bwd(
 ) -> tuple[Array, Array, Array]:
     distances, signs, margin = residuals
     margin, zero, one = apart(margin, 0, 1, dtype=signs.dtype)
-    within = jnp.maximum(jnp.sign(margin - distances), zero)
+    within = is_positive(margin - distances, zero)
     cotangent = jnp.abs(_valid(signs, one)) * cotangent
     similar = signs == one
     return (

@@ -9,6 +9,7 @@ from jaxtyping import Float, Real
 
 from jaxloss import _check, _options
 from jaxloss._autodiff import afresh, apart, custom_vjp
+from jaxloss._elementary import is_positive
 from jaxloss._exact import log_one_plus
 from jaxloss.primitives import absolute, positive_part
 
@@ -147,7 +148,7 @@ def _quantile_bwd(
     predictions, targets, q = residuals
     q, zero, one = apart(q, 0, 1, dtype=targets.dtype)
     missing = targets - predictions
-    below, above = jnp.maximum(jnp.sign(missing), zero), jnp.maximum(-jnp.sign(missing), zero)
+    below, above = is_positive(missing, zero), is_positive(-missing, zero)
     slope = ((one - q) * above - q * below) * cotangent
     single = [axis for axis, length in enumerate(q.shape) if length == 1]
     return slope, -slope, jnp.sum(missing * cotangent, single, keepdims=True)
@@ -214,7 +215,7 @@ def _epsilon_insensitive_bwd(
     predictions, targets, epsilon = residuals
     epsilon, zero = apart(epsilon, 0, dtype=targets.dtype)
     missing = targets - predictions
-    outside = jnp.maximum(jnp.sign(jnp.abs(missing) - epsilon), zero) * cotangent
+    outside = is_positive(jnp.abs(missing) - epsilon, zero) * cotangent
     slope = jnp.sign(missing) * outside
     return -slope, slope, -jnp.sum(outside)
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, Real
 
 from jaxloss import _check, _options, primitives
 from jaxloss._autodiff import apart, custom_vjp
+from jaxloss._exact import lost_of_difference
 
 
 @_check.known_keywords
@@ -112,16 +113,20 @@ def _smooth_l1(predictions: Array, targets: Array, width: Array, steepness: Arra
 #
 #     dl/de = (k / w) e clipped to [-k, k]        dl/dw = -s^2 / (2 k)        dl/dk = l / k
 #
-# on both branches. Minima fuse into a sum, which a selection of branches would not. The slope is
-# computed from t - p: what value and slope shared, XLA's CPU backend would write to memory.
+# on both branches. Minima fuse into a sum, which a selection of branches would not; and the slope
+# is computed apart from the value, as what the two shared XLA's CPU backend would write to memory.
+# The value counts what was lost by rounding e, times the slope; for the derivatives that is too
+# little to matter.
 
 
 def _smooth_l1_fwd(
     predictions: Array, targets: Array, width: Array, steepness: Array
 ) -> tuple[Array, tuple[Array, ...]]:
-    sizes = jnp.abs(predictions - targets)
+    errors = predictions - targets
+    lost = jnp.sign(errors) * lost_of_difference(predictions, targets)
+    sizes = jnp.abs(errors)
     slope = jnp.minimum(steepness / width * sizes, steepness)
-    value = slope * (sizes - jnp.minimum(sizes, width) / 2)
+    value = slope * (sizes - jnp.minimum(sizes, width) / 2) + slope * lost
     return value, (predictions, targets, width, steepness)
 
 
@@ -129,8 +134,9 @@ def _smooth_l1_bwd(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Arra
     predictions, targets, width, steepness = residuals
     steep, least, most = apart(steepness / width, -steepness, steepness, dtype=targets.dtype)
     missing = targets - predictions
-    slope = jnp.clip(steep * missing, least, most)
-    value, _ = _smooth_l1_fwd(targets, predictions, width, steepness)
+    # A clip that is fused into a sum drops NaN; a sign does not.
+    slope = jnp.clip(steep * missing, least, most) + 0 * jnp.sign(missing)
+    value, _ = _smooth_l1_fwd(predictions, targets, width, steepness)
     return (
         -slope * cotangent,
         slope * cotangent,

@@ -43,10 +43,12 @@ def some_rows_at_a_time(
 ) -> tuple[Any, ...]:
     """`sums(axis, *arrays)`, of some rows at a time if they lie together, on one device."""
     *before, width = arrays[0].shape
-    count, size = math.prod(before), max(_BLOCK // width, 1)
     # Along another axis what is read together does not lie together. Sums of sums end here too: a
-    # block has not the rows of two.
-    if axis != len(before) or not 2 * size <= count < 2**31 or _may_be_spread(arrays):
+    # block has not the rows of two. A size of an exported program may be a symbol.
+    if axis != len(before) or not all(isinstance(size, int) for size in (*before, width)):
+        return sums(axis, *arrays)
+    count, size = math.prod(before), max(_BLOCK // width, 1)
+    if not 2 * size <= count < 2**31 or _may_be_spread(arrays):
         return sums(axis, *arrays)
     found = _loop(sums, size, *(array.reshape(count, width) for array in arrays))
     return tuple(array.reshape(*before, 1) for array in found)

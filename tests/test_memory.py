@@ -160,6 +160,23 @@ def test_a_large_sum_of_losses_does_not_lose_nan(loss):
         assert np.isnan(function(*changed))
 
 
+@pytest.mark.parametrize("loss", ERRORS, ids=lambda f: f.__name__)
+def test_a_gradient_that_is_summed_does_not_lose_nan(loss):
+    """Nor a tangent: a bias that all examples share, and a mean in forward mode."""
+    arrays = [jnp.ones(2**16) for _ in range(pieces(loss))]
+
+    def mean(bias, first, *others):
+        return jnp.mean(loss(first + bias, *others))
+
+    gradient = jax.jit(jax.grad(mean))
+    tangent = jax.jit(lambda *arrays: jax.jvp(mean, (0.25, *arrays), (1.0, *arrays))[1])
+    assert np.isfinite(gradient(0.25, *arrays)) and np.isfinite(tangent(*arrays))
+    for place, array in enumerate(arrays):
+        changed = [*arrays[:place], array.at[77].set(np.nan), *arrays[place + 1 :]]
+        assert np.isnan(gradient(0.25, *changed))
+        assert np.isnan(tangent(*changed))
+
+
 @pytest.mark.parametrize(
     "loss", [jaxloss.cross_entropy, jaxloss.smooth_l1], ids=lambda f: f.__name__
 )

@@ -84,8 +84,21 @@ def test_only_large_arrays_on_one_device_are_taken_some_rows_at_a_time(loss_of_r
     assert loops(loss_of_rows, LARGE, LARGE) == 0  # The tests have several devices.
     in_blocks(2**17)
     assert loops(loss_of_rows, LARGE, LARGE) == 1
-    small = jax.ShapeDtypeStruct((64, 1024), jnp.float32)
-    assert loops(loss_of_rows, small, small) == 0
+    for rows, expected in ((255, 0), (256, 1)):  # Of 128 a block.
+        array = jax.ShapeDtypeStruct((rows, 1024), jnp.float32)
+        assert loops(loss_of_rows, array, array) == expected
+
+
+@of_each_loss
+def test_sizes_may_be_symbols_or_nothing(loss_of_rows, in_blocks):
+    in_blocks(10)
+    rows = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("rows"), 8), jnp.float32)
+    exported = jax.export.export(jax.jit(loss_of_rows))(rows, rows)
+    arrays = jnp.ones((3, 8)), jnp.full((3, 8), 1 / 8)
+    np.testing.assert_allclose(exported.call(*arrays), loss_of_rows(*arrays), rtol=1e-6, atol=1e-7)
+    nothing = jnp.ones((3, 0))
+    sums = by_rows(maximum_rest_and_ties_twice, 0, nothing)
+    assert [array.shape for array in sums] == [(1, 0)] * 3
 
 
 def test_rows_on_several_devices_stay_where_they_are(rng):
