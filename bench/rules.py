@@ -5,7 +5,8 @@ function under the rule then goes to JAX as it stands. Time and temporaries are 
 gradient of the mean, residuals what reverse mode keeps of inputs and intermediates, and errors the
 gradient's largest, in units in the last place of float32, against the same loss in float64: of each
 entry or, of matrix products, of the largest; of inputs as the bench draws them, and of some 32
-times as large.
+times as large. Edges are the inputs on which the gradient without the rule is another, or NaN: all
+of the first array 0, equal to the second, 1e-30 or 1e30 times as large, or infinite where positive.
 """
 
 from __future__ import annotations
@@ -52,6 +53,12 @@ OTHERS = (
 OF_PRODUCTS = {"products", "linear", "head"}
 AT_MOST = 2**20
 LARGER = 32.0
+EDGES: dict[str, Any] = {
+    "0": jnp.zeros_like,
+    "tiny": lambda first: first * 1e-30,
+    "huge": lambda first: first * 1e30,
+    "inf": lambda first: jnp.where(first > 0, jnp.inf, first),
+}
 
 
 def rules() -> dict[str, custom_vjp]:
@@ -139,12 +146,33 @@ def _exact(loss: Loss, arrays: tuple[Any, ...]) -> Any:
         return jax.device_get(jax.jit(jax.grad(lambda *a: jnp.sum(loss.ours(*a))))(*wide))
 
 
+def edges_of(arrays: tuple[Any, ...]) -> dict[str, tuple[Any, ...]]:
+    """Inputs of which the first array is on an edge, by its name."""
+    first, *others = arrays
+    found = {edge: (jax.tree.map(moved, first), *others) for edge, moved in EDGES.items()}
+    # A head's parameters are several arrays.
+    if isinstance(first, jax.Array) and others:
+        second = others[0]
+        if (first.shape, first.dtype) == (second.shape, second.dtype):
+            found["equal"] = (second, *others)
+    return found
+
+
+def differ(some: Any, others: Any) -> bool:
+    return not all(
+        np.allclose(a, b, rtol=1e-3, atol=1e-36, equal_nan=True)
+        for a, b in zip(jax.tree.leaves(some), jax.tree.leaves(others), strict=True)
+    )
+
+
 def bought(name: str, rule: custom_vjp, loss: Loss, rounds: int) -> Row:
     """Of one rule, the figures with it and without."""
     size = [size for size in loss.sizes if size[0] * size[1] <= AT_MOST][-1]
     arrays = loss.arrays(*size, jnp.float32)
     scaled = (jax.tree.map(lambda a: LARGER * a, arrays[0]), *arrays[1:])
     exact = _exact(loss, arrays), _exact(loss, scaled)
+    edges = edges_of(loss.arrays(*loss.sizes[0], jnp.float32))
+    on_edges: dict[str, dict[str, Any]] = {}
     row: Row = {"rule": name, "loss": loss.name, "size": size}
     calls = {}
     for way, setting in (("rule", contextlib.nullcontext()), ("plain", without(rule))):
@@ -160,9 +188,13 @@ def bought(name: str, rule: custom_vjp, loss: Loss, rounds: int) -> Row:
                 for inputs, truth in zip((arrays, scaled), exact, strict=True)
             ]
             row[f"error, {way}"], row[f"error of larger, {way}"] = errors
+            on_edges[way] = {edge: jax.jit(summed)(*inputs) for edge, inputs in edges.items()}
             jax.block_until_ready(run(*arrays))
         row[f"temporary bytes, {way}"] = compiled.memory_analysis().temp_size_in_bytes
         calls[way] = functools.partial(_wait, run, arrays)
+    row["edges"] = [
+        edge for edge in edges if differ(on_edges["rule"][edge], on_edges["plain"][edge])
+    ]
     times = interleaved(calls, rounds, shortest=1.0)
     row["time of plain"], row["low"], row["high"] = ratios(times["rule"], times["plain"])
     return row
@@ -182,6 +214,7 @@ def table(rows: list[Row]) -> Table:
         shown.add_column(name, no_wrap=True)
     for name in ("time of plain", "MB held", "MB kept", "error, ULP", "of larger inputs"):
         shown.add_column(name, justify="right", no_wrap=True)
+    shown.add_column("edges", no_wrap=True)
     for row in rows:
         pairs = [
             [_number(row[f"{name}, {way}"] / scale) for way in ("rule", "plain")]
@@ -195,7 +228,7 @@ def table(rows: list[Row]) -> Table:
         time = f"{row['time of plain']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
         size = " x ".join(map(str, row["size"]))
         cells = (" / ".join(pair) for pair in pairs)
-        shown.add_row(row["rule"], row["loss"], size, time, *cells)
+        shown.add_row(row["rule"], row["loss"], size, time, *cells, ", ".join(row["edges"]))
     return shown
 
 

@@ -126,5 +126,21 @@ def test_a_gradient_without_its_rule_is_that_of_the_formula():
     np.testing.assert_allclose(plain, ruled, rtol=1e-6)
 
 
+def test_on_an_edge_a_gradient_without_its_rule_is_another():
+    """At coinciding numbers JAX's derivative of |x| is 1, and ours is 0."""
+    loss = dataclasses.replace(WITH_A_PEER[0], ours=jaxloss.absolute_error)
+    edges = rules.edges_of(loss.arrays(*loss.sizes[0], jnp.float32))
+    assert edges.keys() == {*rules.EDGES, "equal"}
+
+    def gradient(edge):
+        return jax.grad(lambda *arrays: jnp.sum(loss.ours(*arrays)))(*edges[edge])
+
+    [absolute] = [rule for name, rule in rules.rules().items() if name.endswith("._absolute")]
+    ruled = {edge: gradient(edge) for edge in edges}
+    with rules.without(absolute):
+        plain = {edge: gradient(edge) for edge in edges}
+    assert [edge for edge in edges if rules.differ(ruled[edge], plain[edge])] == ["equal"]
+
+
 def test_every_rule_has_a_loss_that_uses_it():
     assert set(rules.rules().values()) <= set(rules.users())
