@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 import jaxloss
 from jaxloss import _row_blocks
@@ -92,8 +93,8 @@ def test_only_large_arrays_on_one_device_are_taken_some_rows_at_a_time(loss_of_r
 @of_each_loss
 def test_sizes_may_be_symbols_or_nothing(loss_of_rows, in_blocks):
     in_blocks(10)
-    rows = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("rows"), 8), jnp.float32)
-    exported = jax.export.export(jax.jit(loss_of_rows))(rows, rows)
+    rows = jax.ShapeDtypeStruct((*export.symbolic_shape("rows"), 8), jnp.float32)
+    exported = export.export(jax.jit(loss_of_rows))(rows, rows)
     arrays = jnp.ones((3, 8)), jnp.full((3, 8), 1 / 8)
     np.testing.assert_allclose(exported.call(*arrays), loss_of_rows(*arrays), rtol=1e-6, atol=1e-7)
     nothing = jnp.ones((3, 0))
