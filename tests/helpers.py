@@ -20,7 +20,7 @@ def x64_enabled():
 def quick_jit(function):
     """`jax.jit` without XLA's optimisations, for laws that hold with and without them.
 
-    Most of the suite's time goes into compiling programs that run once; so it takes a third of it.
+    Most of the suite's time goes into compiling programs that run once; so it takes less than half.
     """
     options = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
     return jax.jit(function, compiler_options=options)
