@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -142,8 +143,7 @@ def generalized_kl_divergence(
 
     Args:
         log_probs: logarithms of the predicted measure; -inf is allowed.
-        targets: the target measure, or its logarithm, of the same shape. As logarithms the accuracy
-            is best.
+        targets: the target measure, or its logarithm, of the same shape.
         log_targets: whether `targets` are logarithms.
         axis: the axis of the classes.
 
@@ -181,57 +181,84 @@ def _bregman(log_probs: Array, targets: Array, log_targets: bool) -> Array:
     return _bregman_fwd(log_probs, targets, log_targets)[0]
 
 
-# With d = log p - log t a term is t (e^d - 1 - d), for |d| < 1 from the series
+# With d = log p - log t a term is t (e^d - 1 - d), and its derivatives are p - t with respect to
+# log p and -d to t. Where |d| < 1 all three are small differences. Of logarithms d is exact:
 #
-#     e^d - 1 - d = d^2 (1/2! + d/3! + d^2/4! + ...),
+#     e^d - 1 - d = d^2 (1/2! + d/3! + d^2/4! + ...),    p - t = t (e^d - 1).
 #
-# else as (p - t) - t d, where nothing cancels much. Its derivatives are p - t = t (e^d - 1) with
-# respect to log p, from the same series, and -d to t.
+# Of probabilities it is p - t, in which no log t is rounded. With s = (p - t) / (p + t) and
+# R = 2 (s^2/3 + s^4/5 + ...)
+#
+#     d = 2 artanh s = s (2 + R),    a term is s ((p - t) - t R).
+#
+# Elsewhere it is (p - t) - t d, where nothing cancels much.
 
 
 def _bregman_fwd(
     log_probs: Array, targets: Array, log_targets: bool
 ) -> tuple[Array, tuple[Array, Array]]:
-    probabilities, logarithms = _targets_and_logarithms(targets, log_targets)
-    change, near = _difference(log_probs, logarithms)
-    excess = probabilities * _excess(change)
-    logarithms = jnp.where(probabilities == 0, 0, logarithms)
-    far = exponential(log_probs)[0] - probabilities
-    far = far + safe_product(probabilities, logarithms - log_probs)
-    return jnp.where(near, excess, far), (log_probs, targets)
+    return _compared(log_probs, targets, log_targets)[0], (log_probs, targets)
 
 
 def _bregman_bwd(
     log_targets: bool, residuals: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
     log_probs, targets = afresh(*residuals)
-    probabilities, logarithms = _targets_and_logarithms(targets, log_targets)
-    change, near = _difference(log_probs, logarithms)
-    to_log_probs = jnp.where(
-        near,
-        probabilities * (change + _excess(change)),
-        exponential(log_probs)[0] - probabilities,
-    )
-    to_targets = _to_targets(logarithms - log_probs, probabilities, log_targets)
-    return to_log_probs * cotangent, to_targets * cotangent
+    _, gap, change = _compared(log_probs, targets, log_targets)
+    masses = exponential(targets)[0] if log_targets else targets
+    return gap * cotangent, _to_targets(-change, masses, log_targets) * cotangent
 
 
 _bregman.defvjp(_bregman_fwd, _bregman_bwd)
 
 
-def _difference(log_probs: Array, logarithms: Array) -> tuple[Array, Array]:
-    """log p - log t where it is small, else 0, and where that is."""
+def _compared(log_probs: Array, targets: Array, log_targets: bool) -> tuple[Array, Array, Array]:
+    """A term, p - t and log p - log t."""
+    masses, logarithms = _targets_and_logarithms(targets, log_targets)
+    predicted, relative = exponential(log_probs)
+    # What the rounded exponentials are too small by.
+    lost = jnp.where(jnp.isinf(predicted), 0, predicted * relative)
+    if log_targets:
+        lost = lost - jnp.where(jnp.isinf(masses), 0, masses * exponential(targets)[1])
+    gap = (predicted - masses) + jax.lax.stop_gradient(lost)
     change = log_probs - logarithms
-    near = jnp.abs(change) < 1
-    return jnp.where(near, change, 0), near
+    if log_targets:
+        near = jnp.abs(change) < 1
+        small = jnp.where(near, change, 0)
+        excess = _excess(small)
+        near_gap, near_change, near_term = masses * (small + excess), change, masses * excess
+    else:
+        total = predicted + masses
+        near = jnp.abs(gap) < math.tanh(0.5) * total
+        near_gap = jnp.where(near, gap, 0)
+        share = near_gap / jnp.where(near, total, 1)
+        rest = _artanh_rest(share)
+        near_change, near_term = share * (2 + rest), share * (near_gap - masses * rest)
+    far = gap - safe_product(masses, log_probs - jnp.where(masses == 0, 0, logarithms))
+    return (
+        jnp.where(near, near_term, far),
+        jnp.where(near, near_gap, gap),
+        jnp.where(near, near_change, change),
+    )
 
 
 def _excess(change: Array) -> Array:
     """e^d - 1 - d, of |d| up to 1."""
     series = jnp.zeros_like(change)
-    for n in range(12 if change.dtype == jnp.float32 else 21, 1, -1):
+    for n in range(12 if change.dtype == jnp.float32 else 21, 2, -1):
         series = series * change + 1 / math.factorial(n)
-    return jnp.square(change) * series
+    squares = jnp.square(change)
+    # Half the square is not rounded again, and the rest is small.
+    return squares * 0.5 + squares * (change * series)
+
+
+def _artanh_rest(share: Array) -> Array:
+    """2 artanh(s) / s - 2, of |s| up to tanh(1/2)."""
+    squares = jnp.square(share)
+    series = jnp.zeros_like(squares)
+    for n in range(12 if share.dtype == jnp.float32 else 25, 0, -1):
+        series = squares * (series + 2 / (2 * n + 1))
+    return series
 
 
 @_check.known_keywords
@@ -296,9 +323,9 @@ def _jensen_shannon(log_probs: Array, targets: Array, log_targets: bool) -> Arra
 def _jensen_shannon_fwd(
     log_probs: Array, targets: Array, log_targets: bool
 ) -> tuple[Array, tuple[Array, Array]]:
-    probabilities, logarithms = _targets_and_logarithms(targets, log_targets)
+    probabilities = exponential(targets)[0] if log_targets else targets
     mean = (jnp.exp(log_probs) + probabilities) / 2
-    half, size = _half_difference(log_probs, logarithms)
+    half, size = _half_difference(log_probs, targets, log_targets)
     small = size < 1
     near_half = jnp.where(small, half, 0)
     near = near_half * jnp.tanh(near_half) - log_cosh(near_half)
@@ -312,8 +339,8 @@ def _jensen_shannon_bwd(
     log_targets: bool, residuals: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
     log_probs, targets = afresh(*residuals)
-    probabilities, logarithms = _targets_and_logarithms(targets, log_targets)
-    half, size = _half_difference(log_probs, logarithms)
+    probabilities = exponential(targets)[0] if log_targets else targets
+    half, size = _half_difference(log_probs, targets, log_targets)
     to_log_probs = safe_product(jnp.exp(log_probs), _log_of_share(half, size)) / 2
     to_targets = _to_targets(_log_of_share(-half, size) / 2, probabilities, log_targets)
     return to_log_probs * cotangent, to_targets * cotangent
@@ -322,10 +349,11 @@ def _jensen_shannon_bwd(
 _jensen_shannon.defvjp(_jensen_shannon_fwd, _jensen_shannon_bwd)
 
 
-def _half_difference(log_probs: Array, logarithms: Array) -> tuple[Array, Array]:
+def _half_difference(log_probs: Array, targets: Array, log_targets: bool) -> tuple[Array, Array]:
     """u and |u|; 0 where neither has any mass."""
-    nothing = (log_probs == -jnp.inf) & (logarithms == -jnp.inf)
-    half = jnp.where(nothing, 0, log_probs - logarithms) / 2
+    _, _, change = _compared(log_probs, targets, log_targets)
+    nothing = (log_probs == -jnp.inf) & (targets == (-jnp.inf if log_targets else 0))
+    half = jnp.where(nothing, 0, change) / 2
     return half, jnp.where(half > 0, half, -half)
 
 

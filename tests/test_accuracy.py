@@ -10,6 +10,7 @@ import pytest
 
 import jaxloss
 from jaxloss import primitives
+from jaxloss._exact import exponential
 from tests.helpers import value_and_gradient
 
 
@@ -281,6 +282,59 @@ def test_divergences_of_near_and_far_distributions(difference, rng):
         jax.grad(lambda p: jnp.sum(jaxloss.generalized_kl_divergence(p, targets, log_targets=True)))
     )(log_probs)
     assert off_by(gradient, differences) <= 3
+
+
+@pytest.mark.parametrize("loss", [jaxloss.generalized_kl_divergence, jaxloss.js_divergence])
+def test_divergences_from_probabilities_of_nearly_the_same(loss, rng):
+    """No logarithm of the targets is rounded, which costs some 1e-7 of a difference of 1e-3."""
+    targets = rng.uniform(0.01, 1, (200, 1)).astype(np.float32)
+    log_probs = (np.log(targets) + 1e-3 * rng.normal(size=(200, 1))).astype(np.float32)
+    value, gradient = value_and_gradient(lambda p: loss(p, targets), log_probs)
+    truths, slopes = [], []
+    for q, t in zip(exact(log_probs), exact(targets), strict=True):
+        p = mpmath.exp(q)
+        m = (p + t) / 2
+        if loss is jaxloss.js_divergence:
+            truths.append((p * mpmath.log(p / m) + t * mpmath.log(t / m)) / 2)
+            slopes.append(p * mpmath.log(p / m) / 2)
+        else:
+            truths.append(t * mpmath.log(t / p) - t + p)
+            slopes.append(p - t)
+    # The difference of the two is known to a part of the target that an exponential has as error.
+    truths, slopes = np.array(truths, float), np.array(slopes, float)
+    unknown = 2e-8 * targets.ravel()
+    changes = log_probs.ravel() - np.log(targets.ravel().astype(np.float64))
+    assert np.all(np.abs(value - truths) <= unknown * np.abs(changes) + 5e-7 * truths)
+    assert np.all(np.abs(gradient.ravel() - slopes) <= unknown + 2e-7 * np.abs(slopes))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exponentials_with_what_rounding_took_off(dtype, rng, x64):
+    limits = np.finfo(dtype)
+    far = rng.uniform(np.log(limits.tiny), np.log(limits.max), 500)
+    values = np.concatenate([far, rng.normal(size=500)]).astype(dtype)
+    exponentials, relative = jax.jit(exponential)(values)
+    assert exponentials.dtype == dtype
+    for value, rounded, rest in zip(
+        exact(values), exact(exponentials), exact(relative), strict=True
+    ):
+        truth = mpmath.exp(value)
+        assert abs(rounded / truth - 1) < 0.65 * limits.eps
+        assert abs(rounded * (1 + rest) / truth - 1) < 0.2 * limits.eps
+    assert exponential(jnp.array([-jnp.inf, 1000, jnp.nan], dtype))[0].tolist()[:2] == [0, jnp.inf]
+
+
+def test_gradients_of_soft_labels_near_the_prediction(rng):
+    """p less q, which nearly cancel, is off by no more than p; with no class above one half."""
+    logits = rng.normal(size=(300, 5)).astype(np.float32)
+    truths = np.exp(logits.astype(np.float64))
+    truths /= truths.sum(1, keepdims=True)
+    kept = truths.max(1) < 0.5
+    targets = truths.astype(np.float32)
+    _, gradient = value_and_gradient(lambda z: jaxloss.cross_entropy(z, targets), logits)
+    slopes = truths * targets.astype(np.float64).sum(1, keepdims=True) - targets
+    units = np.spacing(targets).astype(np.float64)
+    assert np.max((np.abs(gradient - slopes) / units)[kept]) <= 2.5
 
 
 def test_squared_log_error_of_near_and_far_values(rng):
