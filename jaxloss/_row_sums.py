@@ -79,6 +79,15 @@ def all_but(logits: Array, index: Array, axis: int) -> Array:
     return jnp.minimum(jnp.abs(positions - index.astype(dtype)), 1).astype(logits.dtype)
 
 
+def exponentials_but(logits: Array, maximum: Array, index: Array, axis: int, stored: bool) -> Array:
+    """exp(z - m), and 0 at `index`: by a selection, the faster, where it is stored anyway."""
+    exponentials = exponentials_of(logits, maximum)
+    if not stored:
+        return exponentials * all_but(logits, index, axis)
+    classes = jax.lax.broadcasted_iota(index.dtype, logits.shape, axis)
+    return jnp.where(classes == index, 0, exponentials)
+
+
 def is_below(logits: Array, maximum: Array) -> Array:
     """1 where z < m, 0 where z attains m."""
     # Bounded, so that XLA does not fuse m - z with a product that z may be: not rounded, that is
@@ -93,28 +102,32 @@ def is_below(logits: Array, maximum: Array) -> Array:
 # takes the time, but no CPU, which would not vectorise it. The derivatives are the same.
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def maximum_and_others(logits: Array, index: Array, axis: int) -> tuple[Array, Array]:
-    """m, and T_k of the class at the index."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def maximum_and_others(logits: Array, index: Array, axis: int, stored: bool) -> tuple[Array, Array]:
+    """m, and T_k of the class at the index; `stored` where a gradient will have the same terms."""
     return jax.lax.platform_dependent(
         logits,
         index,
-        cpu=functools.partial(maximum_and_others_twice, axis=axis),
+        cpu=functools.partial(maximum_and_others_twice, axis=axis, stored=stored),
         default=functools.partial(maximum_and_others_once, axis=axis),
     )
 
 
 @maximum_and_others.defjvp
-def _maximum_and_others_jvp(axis: int, primals: Any, tangents: Any) -> Any:
+def _maximum_and_others_jvp(axis: int, stored: bool, primals: Any, tangents: Any) -> Any:
     logits, index = primals
-    return jax.jvp(lambda z: maximum_and_others_twice(z, index, axis), (logits,), tangents[:1])
+    return jax.jvp(
+        lambda z: maximum_and_others_twice(z, index, axis, stored), (logits,), tangents[:1]
+    )
 
 
-def maximum_and_others_twice(logits: Array, index: Array, axis: int) -> tuple[Array, Array]:
+def maximum_and_others_twice(
+    logits: Array, index: Array, axis: int, stored: bool = False
+) -> tuple[Array, Array]:
     """The same, read twice."""
     scores = logits.astype(_check.wide(logits))
     maximum = row_maximum(scores, axis)
-    terms = exponentials_of(scores, maximum) * all_but(scores, index, axis)
+    terms = exponentials_but(scores, maximum, index, axis, stored)
     return maximum, jnp.sum(terms, axis, keepdims=True)
 
 
@@ -124,7 +137,7 @@ def maximum_and_others_once(logits: Array, index: Array, axis: int) -> tuple[Arr
     score = jnp.take_along_axis(logits, index, axis).astype(scores.dtype)
     # No part's maximum is below the label's score: of a label far ahead the sum is a plain one.
     highest = jnp.maximum(scores, score)
-    terms = exponentials_of(scores, highest) * all_but(scores, index, axis)
+    terms = exponentials_but(scores, highest, index, axis, stored=True)
     terms = jnp.where(scores == -jnp.inf, 0, terms)
 
     def merged(first: Any, second: Any) -> tuple[Array, Array]:

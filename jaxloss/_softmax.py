@@ -20,7 +20,7 @@ from jaxloss._autodiff import custom_vjp
 from jaxloss._elementary import safe_product
 from jaxloss._row_blocks import by_rows
 from jaxloss._row_sums import (
-    all_but,
+    exponentials_but,
     exponentials_of,
     is_below,
     less_maximum,
@@ -176,7 +176,7 @@ def _pulled_back(
     exponentials = exponentials_of(scores, maximum)
     # T with the derivative of S - e_k.
     of_others = rest + (1 - exponentials)
-    alone = (ties == 1) & (is_below(scores, maximum) == 0)
+    alone = (ties == 1) & (rest < 1) & (is_below(scores, maximum) == 0)
     at_maximum = of_others * share - total_below
     gradient = jnp.where(alone, at_maximum, cotangent - exponentials * share)
     return gradient.astype(logits.dtype)
@@ -309,7 +309,7 @@ def log_softmax_at(
 
 @functools.partial(custom_vjp, static=1)
 def _log_softmax_at(logits: Array, labels: Array, axis: int) -> Array:
-    return log_softmax_at_fwd(logits, labels, axis)[0]
+    return _log_softmax_at_of(logits, labels, axis, stored=False)[0]
 
 
 # d log p_k / dz_j = [j = k] - p_j: at the label 1 - e_k / (T_k + e_k) = T_k / (T_k + e_k),
@@ -317,10 +317,16 @@ def _log_softmax_at(logits: Array, labels: Array, axis: int) -> Array:
 
 
 def log_softmax_at_fwd(logits: Array, labels: Array, axis: int) -> tuple[Array, tuple[Array, ...]]:
+    return _log_softmax_at_of(logits, labels, axis, stored=True)
+
+
+def _log_softmax_at_of(
+    logits: Array, labels: Array, axis: int, stored: bool
+) -> tuple[Array, tuple[Array, ...]]:
     scores = logits.astype(_check.wide(logits))
     index, valid = _check.valid_index(jnp.expand_dims(labels, axis), scores.shape[axis])
     score = _picked(logits, index, axis)
-    maximum, rest = maximum_and_others(logits, index, axis)
+    maximum, rest = maximum_and_others(logits, index, axis, stored)
     exponential = exponentials_of(score, maximum)
     rest = jnp.where(valid, rest, jnp.nan)
     _, error = less_maximum(score, maximum)
@@ -333,8 +339,8 @@ def log_softmax_at_bwd(
 ) -> tuple[Array, None]:
     logits, index, maximum, exponential, rest = residuals
     scores = logits.astype(maximum.dtype)
-    # The forward's product, which XLA then keeps.
-    exponentials = exponentials_of(scores, maximum) * all_but(scores, index, axis)
+    # The forward's terms, which XLA then keeps.
+    exponentials = exponentials_but(scores, maximum, index, axis, stored=True)
     classes = jax.lax.broadcasted_iota(index.dtype, logits.shape, axis)
     complement = jnp.where(classes == index, rest, -exponentials)
     gradient = complement * (jnp.expand_dims(cotangent, axis) / (rest + exponential))
