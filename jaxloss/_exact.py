@@ -1,7 +1,7 @@
-"""Sums, products, exponentials and logarithms, with what rounding took off them.
+"""Products, exponentials and logarithms, with what rounding took off them.
 
-Where a loss raises its rounding errors to a power, or is what a sum left over, XLA's functions and
-the rounded sum are not enough. What is lost is a constant 0 to derivatives.
+Where a loss raises its rounding errors to a power, or is a small difference, what XLA gives is not
+enough. What is lost is a constant 0 to derivatives.
 """
 
 from __future__ import annotations
@@ -13,23 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._autodiff import apart, custom_vjp
-
-
-def lost_of_difference(first: Array, second: Array) -> Array:
-    """What rounding takes off a - b, 0 where that is infinite; a constant 0 to derivatives.
-
-    By Knuth's sum of two: with $d$ the difference as rounded, $d - a$ is what became of $-b$, and
-    $d$ less that what became of $a$; neither of these two is rounded much. It is of arithmetic
-    alone, which a sum takes in without writing it to memory; there NaN may be lost.
-    """
-    # Barred from XLA, which would make a clip of the two bounds, that does not fuse.
-    largest = float(jnp.finfo(first.dtype).max) / 4
-    lower, upper = apart(-largest, largest, dtype=first.dtype)
-    first, second = (jnp.maximum(jnp.minimum(x, upper), lower) for x in (first, second))
-    rounded = first - second
-    of_second = rounded - first
-    return jax.lax.stop_gradient((first - (rounded - of_second)) - (second + of_second))
+from jaxloss._autodiff import custom_vjp
 
 
 def product(first: Array, second: Array) -> tuple[Array, Array]:

@@ -9,7 +9,6 @@ from jaxtyping import Float, Real
 
 from jaxloss import _check, _options, primitives
 from jaxloss._autodiff import apart, custom_vjp
-from jaxloss._exact import lost_of_difference
 
 
 @_check.known_keywords
@@ -115,18 +114,16 @@ def _smooth_l1(predictions: Array, targets: Array, width: Array, steepness: Arra
 #
 # on both branches. Minima fuse into a sum, which a selection of branches would not; and the slope
 # is computed apart from the value, as what the two shared XLA's CPU backend would write to memory.
-# The value counts what was lost by rounding e, times the slope; for the derivatives that is too
-# little to matter.
+# What rounding takes off e is not put back: in the fused sum that is a third of the time, and the
+# formula is within 1.9 ULP at widths of a power of two, within 3.1 at any.
 
 
 def _smooth_l1_fwd(
     predictions: Array, targets: Array, width: Array, steepness: Array
 ) -> tuple[Array, tuple[Array, ...]]:
-    errors = predictions - targets
-    lost = jnp.sign(errors) * lost_of_difference(predictions, targets)
-    sizes = jnp.abs(errors)
+    sizes = jnp.abs(predictions - targets)
     slope = jnp.minimum(steepness / width * sizes, steepness)
-    value = slope * (sizes - jnp.minimum(sizes, width) / 2) + slope * lost
+    value = slope * (sizes - jnp.minimum(sizes, width) / 2)
     return value, (predictions, targets, width, steepness)
 
 

