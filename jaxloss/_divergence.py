@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Real
 
 from jaxloss import _check, _checked, _options
-from jaxloss._autodiff import afresh, custom_vjp
+from jaxloss._autodiff import afresh, apart, custom_vjp
 from jaxloss._exact import exponential
 from jaxloss.primitives import log_cosh, safe_product
 
@@ -101,23 +101,41 @@ def _relative_entropy(log_probs: Array, targets: Array, log_targets: bool) -> Ar
     return _relative_entropy_fwd(log_probs, targets, log_targets)[0]
 
 
-# t (log t - log p): -t with respect to log p, log t - log p + 1 to t.
+# t (log t - log p): -t with respect to log p, log t - log p + 1 to t. The value is of arithmetic
+# alone, which a sum takes in without writing it to memory. The difference d may be inf, of a log p
+# of -inf; then it is two finite factors, so that t = 0 makes it 0. With B a power of two they are
+# min(d, B) and, from 1 to B, d / B. The minima drop NaN in a sum, a sign does not.
 
 
 def _relative_entropy_fwd(
     log_probs: Array, targets: Array, log_targets: bool
 ) -> tuple[Array, tuple[Array, Array]]:
-    probabilities, logarithms = _targets_and_logarithms(targets, log_targets)
-    # Of 0 the logarithm is -inf, and -inf - -inf would be NaN.
-    logarithms = jnp.where(probabilities == 0, 0, logarithms)
-    return safe_product(probabilities, logarithms - log_probs), (log_probs, targets)
+    smallest = float(jnp.finfo(targets.dtype).tiny)
+    # Barred from XLA, which would make a clip of two bounds, that does not fuse.
+    least, largest = apart(-1e30, 1 / smallest, dtype=targets.dtype)
+    if log_targets:
+        # Where it is below that bound the probability is 0.
+        probabilities, logarithms = jnp.exp(targets), jnp.maximum(targets, least)
+    else:
+        # Of 0 that of 1, and of negative numbers NaN.
+        nothing = 1 - jnp.square(jnp.sign(targets))
+        probabilities, logarithms = targets, jnp.log(targets + nothing)
+    difference = logarithms - log_probs
+    beyond = jnp.minimum(jnp.maximum(difference * smallest, 1), largest)
+    value = probabilities * jnp.minimum(difference, largest) * beyond
+    return value + 0 * jnp.sign(difference), (log_probs, targets)
 
 
 def _relative_entropy_bwd(
     log_targets: bool, residuals: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
     log_probs, targets = residuals
-    probabilities, logarithms = _targets_and_logarithms(targets, log_targets)
+    if log_targets:
+        # Times a one that XLA does not know: not the exponentials of the value.
+        [one] = apart(1, dtype=targets.dtype)
+        probabilities, logarithms = jnp.exp(targets * one), targets
+    else:
+        probabilities, logarithms = _targets_and_logarithms(targets, log_targets)
     to_targets = _to_targets(logarithms - log_probs + 1, probabilities, log_targets)
     return -probabilities * cotangent, to_targets * cotangent
 

@@ -1,5 +1,6 @@
 """What a gradient stores, and what the compiled programs need beside their inputs and outputs."""
 
+import functools
 import inspect
 
 import jax
@@ -147,6 +148,34 @@ def test_elementwise_losses_need_nothing(loss):
     for function in (jaxloss.mean(loss), value_and_grad_of_mean(loss)):
         program = compiled(function, *shapes)
         assert program.memory_analysis().temp_size_in_bytes < 0.01 * 2**16 * 4
+
+
+@OF_CURRENT_XLA
+@pytest.mark.parametrize("log_targets", [False, True])
+def test_kl_divergence_needs_nothing(log_targets):
+    loss = functools.partial(jaxloss.kl_divergence, log_targets=log_targets)
+    for function in (jaxloss.mean(loss), value_and_grad_of_mean(loss)):
+        program = compiled(function, *2 * [((256, 256), jnp.float32)])
+        assert program.memory_analysis().temp_size_in_bytes < 0.01 * 2**16 * 4
+
+
+@pytest.mark.parametrize("log_targets", [False, True])
+def test_a_large_kl_divergence_keeps_nan_infinities_and_classes_without_mass(log_targets):
+    log_probs = jnp.full((256, 256), -np.log(256))
+    targets = jnp.full((256, 256), -np.log(256) if log_targets else 1 / 256)
+    zero = -np.inf if log_targets else 0
+    loss = functools.partial(jaxloss.kl_divergence, log_targets=log_targets)
+    function = jax.jit(jaxloss.mean(loss))
+
+    def changed(log_prob, target):
+        return function(log_probs.at[3, 77].set(log_prob), targets.at[3, 77].set(target))
+
+    nothing = changed(-1.0, zero)
+    assert np.isfinite(nothing)
+    assert changed(-np.inf, zero) == nothing
+    assert changed(-np.inf, targets[0, 0]) == np.inf
+    assert np.isnan(changed(np.nan, targets[0, 0])) and np.isnan(changed(-1.0, np.nan))
+    assert log_targets or np.isnan(changed(-1.0, -0.1))
 
 
 @pytest.mark.parametrize("loss", [*ERRORS, jaxloss.gaussian_nll], ids=lambda f: f.__name__)
