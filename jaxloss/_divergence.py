@@ -104,7 +104,7 @@ def _relative_entropy(log_probs: Array, targets: Array, log_targets: bool) -> Ar
 # t (log t - log p): -t with respect to log p, log t - log p + 1 to t. The value is of arithmetic
 # alone, which a sum takes in without writing it to memory. The difference d may be inf, of a log p
 # of -inf; then it is two finite factors, so that t = 0 makes it 0. With B a power of two they are
-# min(d, B) and, from 1 to B, d / B. The minima drop NaN in a sum, a sign does not.
+# min(B, d) and, from 1 to B, d / B. In a sum a minimum keeps the NaN of its second operand alone.
 
 
 def _relative_entropy_fwd(
@@ -122,8 +122,7 @@ def _relative_entropy_fwd(
         probabilities, logarithms = targets, jnp.log(targets + nothing)
     difference = logarithms - log_probs
     beyond = jnp.minimum(jnp.maximum(difference * smallest, 1), largest)
-    value = probabilities * jnp.minimum(difference, largest) * beyond
-    return value + 0 * jnp.sign(difference), (log_probs, targets)
+    return probabilities * jnp.minimum(largest, difference) * beyond, (log_probs, targets)
 
 
 def _relative_entropy_bwd(
