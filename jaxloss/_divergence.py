@@ -12,9 +12,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Real
 
 from jaxloss import _check, _checked, _options
-from jaxloss._autodiff import afresh, apart, custom_vjp
-from jaxloss._exact import exponential
-from jaxloss.primitives import log_cosh, safe_product
+from jaxloss._autodiff import apart, custom_vjp
+from jaxloss._elementary import quotient
+from jaxloss._exact import exponential, log_one_plus
+from jaxloss.primitives import safe_product
 
 
 def _reduced(
@@ -199,12 +200,12 @@ def _bregman(log_probs: Array, targets: Array, log_targets: bool) -> Array:
 
 
 # With d = log p - log t a term is t (e^d - 1 - d), and its derivatives are p - t with respect to
-# log p and -d to t. Where |d| < 1 all three are small differences. Of logarithms d is exact:
+# log p and -d to t. Of logarithms d is exact, and where |d| < 1
 #
-#     e^d - 1 - d = d^2 (1/2! + d/3! + d^2/4! + ...),    p - t = t (e^d - 1).
+#     e^d - 1 - d = d^2 (1/2! + d/3! + d^2/4! + ...).
 #
-# Of probabilities it is p - t, in which no log t is rounded. With s = (p - t) / (p + t) and
-# R = 2 (s^2/3 + s^4/5 + ...)
+# Of probabilities p - t is, as no log t is rounded in it. With s = (p - t) / (p + t), of |s| < 1/2,
+# and R = 2 (s^2/3 + s^4/5 + ...),
 #
 #     d = 2 artanh s = s (2 + R),    a term is s ((p - t) - t R).
 #
@@ -214,49 +215,69 @@ def _bregman(log_probs: Array, targets: Array, log_targets: bool) -> Array:
 def _bregman_fwd(
     log_probs: Array, targets: Array, log_targets: bool
 ) -> tuple[Array, tuple[Array, Array]]:
-    return _compared(log_probs, targets, log_targets)[0], (log_probs, targets)
+    _, masses, gap = _masses(log_probs, targets, log_targets)
+    if log_targets:
+        change = log_probs - targets
+        near, small = _where_small(change, 1.0)
+        term = masses * _excess(small)
+    else:
+        change = log_probs - _targets_and_logarithms(targets, log_targets)[1]
+        near, share = _where_small(_share(gap, masses), 0.5)
+        term = share * (gap - masses * _artanh_rest(share))
+    far = gap - safe_product(masses, jnp.where(masses == 0, 0, change))
+    return jnp.where(near, term, far), (log_probs, targets)
 
 
 def _bregman_bwd(
     log_targets: bool, residuals: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
-    log_probs, targets = afresh(*residuals)
-    _, gap, change = _compared(log_probs, targets, log_targets)
-    masses = exponential(targets)[0] if log_targets else targets
+    log_probs, targets = _recomputed(residuals)
+    _, masses, gap = _masses(log_probs, targets, log_targets)
+    change = log_probs - _targets_and_logarithms(targets, log_targets)[1]
+    if not log_targets:
+        near, share = _where_small(_share(gap, masses), 0.5)
+        change = jnp.where(near, share * (2 + _artanh_rest(share)), change)
     return gap * cotangent, _to_targets(-change, masses, log_targets) * cotangent
 
 
 _bregman.defvjp(_bregman_fwd, _bregman_bwd)
 
 
-def _compared(log_probs: Array, targets: Array, log_targets: bool) -> tuple[Array, Array, Array]:
-    """A term, p - t and log p - log t."""
-    masses, logarithms = _targets_and_logarithms(targets, log_targets)
-    predicted, relative = exponential(log_probs)
-    # What the rounded exponentials are too small by.
-    lost = jnp.where(jnp.isinf(predicted), 0, predicted * relative)
-    if log_targets:
-        lost = lost - jnp.where(jnp.isinf(masses), 0, masses * exponential(targets)[1])
-    gap = (predicted - masses) + jax.lax.stop_gradient(lost)
-    change = log_probs - logarithms
-    if log_targets:
-        near = jnp.abs(change) < 1
-        small = jnp.where(near, change, 0)
-        excess = _excess(small)
-        near_gap, near_change, near_term = masses * (small + excess), change, masses * excess
-    else:
-        total = predicted + masses
-        near = jnp.abs(gap) < math.tanh(0.5) * total
-        near_gap = jnp.where(near, gap, 0)
-        share = near_gap / jnp.where(near, total, 1)
-        rest = _artanh_rest(share)
-        near_change, near_term = share * (2 + rest), share * (near_gap - masses * rest)
-    far = gap - safe_product(masses, log_probs - jnp.where(masses == 0, 0, logarithms))
-    return (
-        jnp.where(near, near_term, far),
-        jnp.where(near, near_gap, gap),
-        jnp.where(near, near_change, change),
-    )
+def _recomputed(residuals: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The same numbers, of which XLA computes all again: that costs less than storing it."""
+    log_probs, targets = residuals
+    [one] = apart(1, dtype=targets.dtype)
+    return log_probs * one, targets * one
+
+
+def _masses(log_probs: Array, targets: Array, log_targets: bool) -> tuple[Array, Array, Array]:
+    """p, t and p - t; the last is t (e^d - 1) where logarithms are less than 1 apart."""
+    predicted, lost = _exponential_and_lost(log_probs)
+    if not log_targets:
+        return predicted, targets, (predicted - targets) + lost
+    masses, lost_of_masses = _exponential_and_lost(targets)
+    near, small = _where_small(log_probs - targets, 1.0)
+    gap = (predicted - masses) + (lost - lost_of_masses)
+    return predicted, masses, jnp.where(near, masses * (small + _excess(small)), gap)
+
+
+def _exponential_and_lost(values: Array) -> tuple[Array, Array]:
+    """e^x, and what rounding took off it, a constant 0 to derivatives."""
+    exponentials, relative = exponential(values)
+    finite = jnp.minimum(exponentials, float(jnp.finfo(values.dtype).max))
+    return exponentials, jax.lax.stop_gradient(finite * relative)
+
+
+def _share(gap: Array, masses: Array) -> Array:
+    """(p - t) / (p + t), 0 of 0 and 0."""
+    total = gap + 2 * masses
+    return quotient(gap, jnp.where(total == 0, 1, total))
+
+
+def _where_small(values: Array, bound: float) -> tuple[Array, Array]:
+    """Whether |x| is below a bound, and x there, elsewhere 0."""
+    small = jnp.abs(values) < bound
+    return small, jnp.where(small, values, 0)
 
 
 def _excess(change: Array) -> Array:
@@ -270,10 +291,10 @@ def _excess(change: Array) -> Array:
 
 
 def _artanh_rest(share: Array) -> Array:
-    """2 artanh(s) / s - 2, of |s| up to tanh(1/2)."""
+    """2 artanh(s) / s - 2, of |s| up to 1/2."""
     squares = jnp.square(share)
     series = jnp.zeros_like(squares)
-    for n in range(12 if share.dtype == jnp.float32 else 25, 0, -1):
+    for n in range(11 if share.dtype == jnp.float32 else 25, 0, -1):
         series = squares * (series + 2 / (2 * n + 1))
     return series
 
@@ -326,57 +347,46 @@ def _jensen_shannon(log_probs: Array, targets: Array, log_targets: bool) -> Arra
     return _jensen_shannon_fwd(log_probs, targets, log_targets)[0]
 
 
-# With u = (log p - log t) / 2 the shares of p and t in 2m are sigma(2u) and sigma(-2u), and
+# With s = (p - t) / (p + t) the shares are p / m = 1 + s and t / m = 1 - s, and a term is
 #
-#     log(p / m) = u - c(u),   log(t / m) = -u - c(u),   c = log cosh,
+#     m/2 ((1 + s) log(1 + s) + (1 - s) log(1 - s)) = m (s^2/(1 2) + s^4/(3 4) + s^6/(5 6) + ...).
 #
-# so that a term is m (u tanh u - c(u)). Near 0 both parts are of the order of u^2 and differ by a
-# factor of two: nothing is lost. Far from 0, with x = e^(-2|u|), c(u) = |u| - log 2 + log1p(x), the
-# term's bracket is log 2 - log1p(x) - 2 |u| x / (1 + x) and the larger of the two logarithms
-# log 2 - log1p(x). The derivatives are p log(p / m) / 2 with respect to log p and log(t / m) / 2 to
-# t: m is stationary.
+# The derivatives are p log(p / m) / 2 with respect to log p and log(t / m) / 2 to t: m is
+# stationary.
 
 
 def _jensen_shannon_fwd(
     log_probs: Array, targets: Array, log_targets: bool
 ) -> tuple[Array, tuple[Array, Array]]:
-    probabilities = exponential(targets)[0] if log_targets else targets
-    mean = (jnp.exp(log_probs) + probabilities) / 2
-    half, size = _half_difference(log_probs, targets, log_targets)
-    small = size < 1
-    near_half = jnp.where(small, half, 0)
-    near = near_half * jnp.tanh(near_half) - log_cosh(near_half)
-    tail = jnp.exp(-2 * size)
-    far = math.log(2) - jnp.log1p(tail) - 2 * safe_product(tail, size) / (1 + tail)
-    value = safe_product(mean, jnp.where(small, near, far))
-    return value, (log_probs, targets)
+    predicted, masses, gap = _masses(log_probs, targets, log_targets)
+    share = _share(gap, masses)
+    near, small = _where_small(share, 0.5)
+    squares = jnp.square(small)
+    series = jnp.zeros_like(squares)
+    for n in range(12 if squares.dtype == jnp.float32 else 26, 0, -1):
+        series = squares * (series + 1 / (2 * n * (2 * n - 1)))
+    far = predicted * _log_of_share(share, predicted, masses)
+    far = far + masses * _log_of_share(-share, masses, predicted)
+    return jnp.where(near, (predicted + masses) * series, far) / 2, (log_probs, targets)
 
 
 def _jensen_shannon_bwd(
     log_targets: bool, residuals: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
-    log_probs, targets = afresh(*residuals)
-    probabilities = exponential(targets)[0] if log_targets else targets
-    half, size = _half_difference(log_probs, targets, log_targets)
-    to_log_probs = safe_product(jnp.exp(log_probs), _log_of_share(half, size)) / 2
-    to_targets = _to_targets(_log_of_share(-half, size) / 2, probabilities, log_targets)
+    log_probs, targets = _recomputed(residuals)
+    predicted, masses, gap = _masses(log_probs, targets, log_targets)
+    share = _share(gap, masses)
+    to_log_probs = predicted * _log_of_share(share, predicted, masses) / 2
+    to_targets = _to_targets(_log_of_share(-share, masses, predicted) / 2, masses, log_targets)
     return to_log_probs * cotangent, to_targets * cotangent
 
 
 _jensen_shannon.defvjp(_jensen_shannon_fwd, _jensen_shannon_bwd)
 
 
-def _half_difference(log_probs: Array, targets: Array, log_targets: bool) -> tuple[Array, Array]:
-    """u and |u|; 0 where neither has any mass."""
-    _, _, change = _compared(log_probs, targets, log_targets)
-    nothing = (log_probs == -jnp.inf) & (targets == (-jnp.inf if log_targets else 0))
-    half = jnp.where(nothing, 0, change) / 2
-    return half, jnp.where(half > 0, half, -half)
-
-
-def _log_of_share(half: Array, size: Array) -> Array:
-    """log(p / m) of u and |u|, or of -u that of t."""
-    small = size < 1
-    near_half = jnp.where(small, half, 0)
-    far = math.log(2) - jnp.log1p(jnp.exp(-2 * size)) - jnp.where(half < 0, 2 * size, 0)
-    return jnp.where(small, near_half - log_cosh(near_half), far)
+def _log_of_share(share: Array, part: Array, other: Array) -> Array:
+    """log(1 + s), where 1 + s = 2 a / (a + b); 0 where a is."""
+    near, small = _where_small(share, 0.5)
+    known = near | (part == 0)
+    ratio = quotient(2 * part, jnp.where(known, 1, part + other))
+    return jnp.where(near, log_one_plus(small), jnp.log(jnp.where(known, 1, ratio)))
