@@ -12,7 +12,7 @@ from jaxtyping import Float, Integer, Real
 
 from jaxloss import _check, _options
 from jaxloss._autodiff import custom_vjp, vary_alike
-from jaxloss._row_sums import all_but
+from jaxloss._row_sums import highest_and_ties
 from jaxloss.primitives import positive_part
 
 
@@ -197,20 +197,12 @@ def _lead(scores: Array, labels: Array) -> Array:
 def _lead_fwd(scores: Array, labels: Array) -> tuple[Array, tuple[Array, ...]]:
     index, valid = _check.valid_index(labels[..., None], scores.shape[-1])
     own = jnp.where(valid, jnp.take_along_axis(scores, index, -1), jnp.nan)
-    # XLA's CPU backend drops NaN from a row's maximum, but not from its sum.
-    own = own + 0 * jnp.sum(jnp.sign(scores), -1, keepdims=True)
-    highest = jnp.max(_of_others(scores, index), -1, keepdims=True)
-    return (highest - own)[..., 0], (scores, index, own, highest)
+    highest, ties = highest_and_ties(scores, index)
+    return (highest - own)[..., 0], (scores, index, own, highest, ties)
 
 
 def _lead_bwd(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array, None]:
-    scores, index, own, highest = residuals
-    largest = float(jnp.finfo(scores.dtype).max)
-    # Behind a barrier: what two fusions share, be it a broadcast, XLA writes to memory.
-    level = jax.lax.optimization_barrier(jnp.clip(highest, -largest, largest))
-    below = jnp.sum(jnp.sign(level - jnp.minimum(scores, level)), -1, keepdims=True)
-    # None attains it where XLA compares with products that are not rounded.
-    ties = jnp.maximum(scores.shape[-1] - below - (own >= level).astype(own.dtype), 1)
+    scores, index, own, highest, ties = residuals
     share = jnp.where(jnp.isnan(highest - own), jnp.nan, 1 / ties)
     positions = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
     attained = jnp.where(scores == highest, share, 0 * share)
@@ -219,11 +211,6 @@ def _lead_bwd(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array, No
 
 
 _lead.defvjp(_lead_fwd, _lead_bwd)
-
-
-def _of_others(scores: Array, index: Array) -> Array:
-    """The scores, and -inf at an index; by arithmetic, which XLA fuses into a reduction."""
-    return jnp.minimum(scores, (all_but(scores, index, scores.ndim - 1) - 0.5) * jnp.inf)
 
 
 @_check.known_keywords

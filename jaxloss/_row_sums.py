@@ -1,4 +1,4 @@
-"""Sums over a softmax's rows that never cancel, in one reading or in two."""
+"""Maxima of rows, and sums of a softmax's that never cancel, in one reading or in two."""
 
 from __future__ import annotations
 
@@ -211,6 +211,56 @@ def maximum_rest_and_ties_once(axis: int, logits: Array, *weights: Array) -> tup
         return tuple(found)
 
     return _merged(merged, axis, scores, *sums)
+
+
+@jax.custom_jvp
+def highest_and_ties(scores: Array, index: Array) -> tuple[Array, Array]:
+    """The highest score but that at the index, and how many others attain it, at least 1."""
+    return jax.lax.platform_dependent(
+        scores, index, cpu=highest_and_ties_twice, default=highest_and_ties_once
+    )
+
+
+@highest_and_ties.defjvp
+def _highest_and_ties_jvp(primals: Any, tangents: Any) -> Any:
+    scores, index = primals
+    return jax.jvp(lambda scores: highest_and_ties_twice(scores, index), (scores,), tangents[:1])
+
+
+def highest_and_ties_twice(scores: Array, index: Array) -> tuple[Array, Array]:
+    """The same, read twice."""
+    highest = jnp.max(_of_others(scores, index), -1, keepdims=True)
+    largest = float(jnp.finfo(scores.dtype).max)
+    # Behind a barrier: what two fusions share, be it a broadcast, XLA writes to memory.
+    level = jax.lax.optimization_barrier(jnp.clip(highest, -largest, largest))
+    below = jnp.sum(jnp.sign(level - jnp.minimum(scores, level)), -1, keepdims=True)
+    own = jnp.take_along_axis(scores, index, -1)
+    # None attains it where XLA compares with products that are not rounded.
+    ties = jnp.maximum(scores.shape[-1] - below - (own >= level).astype(own.dtype), 1)
+    # XLA's CPU backend drops NaN from a row's maximum, but not from its sum.
+    highest = highest + 0 * jnp.sum(jnp.sign(scores), -1, keepdims=True)
+    return highest, jax.lax.stop_gradient(ties)
+
+
+def highest_and_ties_once(scores: Array, index: Array) -> tuple[Array, Array]:
+    """The same, read once."""
+
+    def merged(first: Any, second: Any) -> tuple[Array, Array]:
+        (m, ties), (n, other_ties) = first, second
+        higher = jnp.where(m > n, ties, other_ties)
+        return jnp.maximum(m, n), jnp.where(m == n, ties + other_ties, higher)
+
+    classes = jax.lax.broadcasted_iota(index.dtype, scores.shape, scores.ndim - 1)
+    others = jnp.where(classes == index, -jnp.inf, scores)
+    start = jnp.array(-jnp.inf, scores.dtype), jnp.zeros((), scores.dtype)
+    found = jax.lax.reduce((others, jnp.ones_like(scores)), start, merged, (scores.ndim - 1,))
+    highest, ties = (array[..., None] for array in found)
+    return highest, jnp.maximum(ties, 1)
+
+
+def _of_others(scores: Array, index: Array) -> Array:
+    """The scores, and -inf at an index; by arithmetic, which XLA fuses into a reduction."""
+    return jnp.minimum(scores, (all_but(scores, index, scores.ndim - 1) - 0.5) * jnp.inf)
 
 
 def _highest_and_factor(first: Array, second: Array) -> tuple[Array, Array]:

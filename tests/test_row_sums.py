@@ -10,6 +10,8 @@ import pytest
 import jaxloss
 from jaxloss import _row_sums
 from jaxloss._row_sums import (
+    highest_and_ties_once,
+    highest_and_ties_twice,
     maximum_and_others_once,
     maximum_and_others_twice,
     maximum_rest_and_ties_once,
@@ -99,6 +101,25 @@ def test_no_accuracy_is_lost_in_merging(ahead, rng, monkeypatch):
     exact = np.exp(logits.astype(np.float64) - np.asarray(m, np.float64)).sum(1, keepdims=True) - 1
     assert np.all(ties == 1)
     assert np.max(np.abs(rest - exact) / np.spacing(exact.astype(np.float32))) < 4
+
+
+def test_the_highest_of_the_others_and_its_ties_are_the_same_of_one_reading():
+    scores = jnp.array(
+        [
+            [3.0, 1.0, 3.0, 3.0],  # The label shares the highest score, or is ahead.
+            [1.0, 5.0, 1.0, 0.0],
+            [-jnp.inf, 2.0, -jnp.inf, -jnp.inf],
+            [jnp.inf, 0.0, 1.0, jnp.inf],
+            [0.0, 1.0, jnp.nan, 2.0],
+        ]
+    )
+    index = jnp.array([[0], [1], [1], [1], [0]])
+    highest, ties = highest_and_ties_once(scores, index)
+    assert highest.tolist()[:4] == [[3], [1], [-jnp.inf], [jnp.inf]] and jnp.isnan(highest[4, 0])
+    assert ties.tolist()[:4] == [[2], [2], [4], [2]]
+    twice, counted = highest_and_ties_twice(scores, index)
+    np.testing.assert_array_equal(highest, twice)
+    assert counted.tolist()[:2] == [[2], [2]] and counted.tolist()[3] == [2]
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64], ids=lambda dtype: dtype.__name__)
