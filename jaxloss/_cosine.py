@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._autodiff import custom_vjp
+from jaxloss._autodiff import afresh, custom_vjp
 from jaxloss._exact import product as product_of
 from jaxloss._row_blocks import by_rows
-from jaxloss._vectors import divided, power_of
+from jaxloss._vectors import divided, power_of, power_of_each
 
 # With f = a.b / a.a and r = b - f a, the part of b that is orthogonal to a,
 #
@@ -59,7 +59,8 @@ def _similarity_fwd(first: Array, second: Array, axis: int) -> tuple[Array, _Res
 
 def _similarity_bwd(axis: int, residuals: _Residuals, cotangent: Array) -> tuple[Array, Array]:
     cotangent = jnp.expand_dims(cotangent, axis)
-    first, second, sums = residuals
+    *vectors, sums = residuals
+    first, second = afresh(*vectors)
     of_first, of_second = sums.first, sums.second
     return (
         _slope(first, second, of_first, of_second, sums.product) * cotangent,
@@ -88,13 +89,15 @@ _Residuals = tuple[Array, Array, _Sums]
 
 
 def _sums(first: Array, second: Array, axis: int) -> _Sums:
-    *found, product, orthogonal = by_rows(_sums_of_rows, axis, first, second)
+    *found, product, orthogonal = by_rows(sums_twice, sums_once, axis, first, second)
     return _Sums(_Vector(*found[:3]), _Vector(*found[3:]), product, orthogonal)
 
 
-def _sums_of_rows(axis: int, first: Array, second: Array) -> tuple[Array, ...]:
+def sums_twice(axis: int, first: Array, second: Array) -> tuple[Array, ...]:
+    """Of each vector power, square and rest; the product, and |r|^2. One sum after the other."""
     powers = power_of(first, axis), power_of(second, axis)
-    squares = _square(divided(first, powers[0]), axis), _square(divided(second, powers[1]), axis)
+    scaled = divided(first, powers[0]), divided(second, powers[1])
+    squares = [_finite(_dot(vectors, vectors, axis)) for vectors in scaled]
     # What several fusions share XLA writes to memory; so each sum has the scaled vectors anew, from
     # powers behind a barrier.
     again = _again(powers)
@@ -118,6 +121,58 @@ def _sums_of_rows(axis: int, first: Array, second: Array) -> tuple[Array, ...]:
         product,
         _dot(orthogonal, orthogonal, axis),
     )
+
+
+# Where memory is what takes the time, powers, squares and product are of one reading, as in
+# `power_and_square_once`. Their sums are of two numbers, the second what the first was rounded by:
+# of those a rest is known without another sum, f a.b being exact in two numbers as well.
+
+
+def sums_once(axis: int, first: Array, second: Array) -> tuple[Array, ...]:
+    """The same; all but |r|^2 in one reading."""
+    axis %= first.ndim
+    of_each = power_of_each(first), power_of_each(second)
+    x, y = divided(first, of_each[0]), divided(second, of_each[1])
+    terms = *of_each, *product_of(x, x), *product_of(y, y), *product_of(x, y)
+    zero = jnp.zeros((), x.dtype)
+    start = power_of_each(zero), power_of_each(zero), *6 * (zero,)
+    found = jax.lax.reduce(terms, start, _merged, (axis,))
+    *powers, a, a_lost, b, b_lost, c, c_lost = (jnp.expand_dims(array, axis) for array in found)
+    squares, product = [_finite(a + a_lost), _finite(b + b_lost)], c + c_lost
+    c_lost = c_lost - (product - c)
+    rests = []
+    for square, total, lost in zip(squares, (a, b), (a_lost, b_lost), strict=True):
+        lost = lost - (square - total)
+        factor = product / _nonzero(square)
+        along, lost_of_along = product_of(factor, square)
+        left = ((product - along) - lost_of_along) + (c_lost - factor * lost)
+        rests.append(left / _nonzero(square))
+    to, vector = divided(first, powers[0]), divided(second, powers[1])
+    orthogonal = _left(to, vector, squares[0], product) - rests[0] * to
+    return (
+        *(powers[0], squares[0], rests[0]),
+        *(powers[1], squares[1], rests[1]),
+        product,
+        _dot(orthogonal, orthogonal, axis),
+    )
+
+
+def _merged(one: Any, other: Any) -> tuple[Array, ...]:
+    """Sums of two parts, each scaled by powers of its own."""
+    powers = [jnp.maximum(p, q) for p, q in zip(one[:2], other[:2], strict=True)]
+    parts = []
+    for part in (one, other):
+        p, q = part[0] / powers[0], part[1] / powers[1]
+        factors = p * p, p * p, q * q, q * q, p * q, p * q
+        parts.append([number * factor for number, factor in zip(part[2:], factors, strict=True)])
+    sums = []
+    for place in range(0, 6, 2):
+        a, b = parts[0][place], parts[1][place]
+        total = a + b
+        of_b = total - a
+        lost = (a - (total - of_b)) + (b - of_b)
+        sums += [total, parts[0][place + 1] + parts[1][place + 1] + lost]
+    return *powers, *sums
 
 
 def _left(to: Array, vector: Array, square: Array, product: Array) -> Array:
@@ -167,9 +222,8 @@ def _dot(first: Array, second: Array, axis: int) -> Array:
     return jnp.sum(first * second, axis, keepdims=True)
 
 
-def _square(vectors: Array, axis: int) -> Array:
-    """Squared length; NaN where it is infinite, which of scaled vectors only infinity makes it."""
-    square = _dot(vectors, vectors, axis)
+def _finite(square: Array) -> Array:
+    """NaN where it is infinite, which of scaled vectors only infinity makes it."""
     return jnp.where(jnp.isinf(square), jnp.nan, square)
 
 

@@ -20,27 +20,29 @@ from jaxloss._autodiff import vary_alike
 _BLOCK = 2**17  # Elements of each array.
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def by_rows(sums: Callable[..., tuple[Array, ...]], axis: int, *arrays: Array) -> tuple[Any, ...]:
+Sums = Callable[..., tuple[Array, ...]]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def by_rows(sums: Sums, elsewhere: Sums, axis: int, *arrays: Array) -> tuple[Any, ...]:
     """`sums(axis, *arrays)`, each 1 along the axis, which a CPU takes of some rows at a time.
 
     `sums` is a function of a module: it is compiled once for all calls with arrays of a shape.
+    `elsewhere` gives the same on anything but a CPU.
     """
     return jax.lax.platform_dependent(
         *arrays,
         cpu=functools.partial(some_rows_at_a_time, sums, axis),
-        default=functools.partial(sums, axis),
+        default=functools.partial(elsewhere, axis),
     )
 
 
 @by_rows.defjvp
-def _by_rows_jvp(sums: Any, axis: int, primals: Any, tangents: Any) -> Any:
+def _by_rows_jvp(sums: Any, elsewhere: Any, axis: int, primals: Any, tangents: Any) -> Any:
     return jax.jvp(functools.partial(sums, axis), primals, tangents)
 
 
-def some_rows_at_a_time(
-    sums: Callable[..., tuple[Array, ...]], axis: int, *arrays: Array
-) -> tuple[Any, ...]:
+def some_rows_at_a_time(sums: Sums, axis: int, *arrays: Array) -> tuple[Any, ...]:
     """`sums(axis, *arrays)`, of some rows at a time if they lie together, on one device."""
     *before, width = arrays[0].shape
     # Along another axis what is read together does not lie together. Sums of sums end here too: a
@@ -62,7 +64,7 @@ def _may_be_spread(arrays: Sequence[Array]) -> bool:
 
 # Compiled by itself, lest each call outside jit compile the loop anew.
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _loop(sums: Callable[..., tuple[Array, ...]], size: int, *arrays: Array) -> tuple[Any, ...]:
+def _loop(sums: Sums, size: int, *arrays: Array) -> tuple[Any, ...]:
     count = len(arrays[0])
     found = jax.eval_shape(functools.partial(sums, 1), *arrays)
     first = vary_alike([jnp.zeros(array.shape, array.dtype) for array in found], arrays)

@@ -238,7 +238,9 @@ def _expected_log_softmax(logits: Array, probabilities: Array, axis: int) -> Arr
 def _expected_log_softmax_fwd(
     logits: Array, probabilities: Array, axis: int
 ) -> tuple[Array, tuple[Any, ...]]:
-    value, *found, below, at = by_rows(_expected_log_softmax_sums, axis, logits, probabilities)
+    value, *found, below, at = by_rows(
+        _expected_log_softmax_sums, _expected_log_softmax_sums, axis, logits, probabilities
+    )
     return jnp.squeeze(value, axis), (probabilities, (logits, *found), below, at)
 
 

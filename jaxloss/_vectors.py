@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ def scaled(vectors: Array, axis: int) -> tuple[Array, Array]:
 
 def power_of(vectors: Array, axis: int) -> Array:
     """The power of two near the largest coordinate, a constant to derivatives."""
-    return _power_of_two(jnp.max(jnp.abs(jax.lax.stop_gradient(vectors)), axis, keepdims=True))
+    return power_of_each(jnp.max(jnp.abs(jax.lax.stop_gradient(vectors)), axis, keepdims=True))
 
 
 def divided(vectors: Array, power: Array) -> Array:
@@ -40,10 +41,10 @@ def divided(vectors: Array, power: Array) -> Array:
     return jnp.minimum(jnp.sign(power) * float(jnp.finfo(power.dtype).max), vectors / power)
 
 
-def _power_of_two(sizes: Array) -> Array:
-    """The nearest one, both it and its reciprocal normal numbers."""
-    limits = jnp.finfo(sizes.dtype)
-    sizes = jnp.clip(sizes, 4 * float(limits.tiny), float(limits.max) / 4)
+def power_of_each(numbers: Array) -> Array:
+    """The power of two nearest to the size of each, both it and its reciprocal normal numbers."""
+    limits = jnp.finfo(numbers.dtype)
+    sizes = jnp.clip(jnp.abs(numbers), 4 * float(limits.tiny), float(limits.max) / 4)
     # Rounding to a mantissa of no bits leaves the nearest power of two.
     return jax.lax.reduce_precision(sizes, limits.nexp, 0)
 
@@ -93,31 +94,83 @@ def _norm(vectors: Array, p: float, axis: int) -> Array:
 
 
 def _norm_fwd(vectors: Array, p: float, axis: int) -> tuple[Array, tuple[Array, Array]]:
-    length = _length(vectors, power_of(vectors, axis), p, axis)
+    length = _length(p, axis, vectors)
     return jnp.squeeze(length, axis), (vectors, length)
 
 
-def _length(vectors: Array, power: Array, p: float, axis: int) -> Array:
-    vectors_scaled = divided(vectors, power)
-    sizes = jnp.abs(vectors_scaled)
-    if p == 1:
-        length = jnp.sum(sizes, axis, keepdims=True)
-    elif p == math.inf:
-        # XLA's CPU backend drops NaN from a row's maximum, but not from its sum.
-        invalid = 0 * jnp.sum(jnp.sign(vectors), axis, keepdims=True)
-        length = jnp.max(sizes, axis, keepdims=True) + invalid
-    else:
-        if p != 2:  # A high power needs a largest coordinate of 1, and not of nearly 1.
-            largest = jax.lax.stop_gradient(jnp.max(sizes, axis, keepdims=True))
-            largest = jnp.where(largest == 0, 1, largest)
-            sizes, power = sizes / largest, power * largest
-        total = jnp.sum(sizes**p if p != 2 else jnp.square(vectors_scaled), axis, keepdims=True)
+def _length(p: float, axis: int, *vectors: Array) -> Array:
+    """Of a vector, or of the difference of two."""
+    if p == 2:
+        power, total = power_and_square(axis, *vectors)
         # The root's derivative at 0 is infinite.
         zero = total == 0
-        total = jnp.where(zero, 1, total)
-        root = jnp.sqrt(total) if p == 2 else total ** (1 / p)
-        length = jnp.where(zero, 0, root)
-    return length * power
+        return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, total))) * power
+    power = power_of(_difference(*vectors), axis)
+    # Behind a barrier: what several fusions share XLA writes to memory.
+    difference = _difference(*jax.lax.optimization_barrier(vectors))
+    sizes = jnp.abs(divided(difference, power))
+    if p == 1:
+        return jnp.sum(sizes, axis, keepdims=True) * power
+    largest = jnp.max(sizes, axis, keepdims=True)
+    if p == math.inf:
+        # XLA's CPU backend drops NaN from a row's maximum, but not from its sum.
+        return (largest + 0 * jnp.sum(jnp.sign(difference), axis, keepdims=True)) * power
+    # A high power needs a largest coordinate of 1, and not of nearly 1.
+    largest = jax.lax.stop_gradient(largest)
+    largest = jnp.where(largest == 0, 1, largest)
+    total = jnp.sum((sizes / largest) ** p, axis, keepdims=True)
+    zero = total == 0
+    return jnp.where(zero, 0, jnp.where(zero, 1, total) ** (1 / p)) * (power * largest)
+
+
+def _difference(*vectors: Array) -> Array:
+    return vectors[0] - vectors[1] if len(vectors) > 1 else vectors[0]
+
+
+# A power of two for each coordinate is that of the largest when merged: squares that were taken by
+# different ones are added by the larger. So an accelerator reads the vectors once, as in
+# `_row_sums`.
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def power_and_square(axis: int, *vectors: Array) -> tuple[Array, Array]:
+    """The power of two near the largest coordinate, and the squared length over its square."""
+    return jax.lax.platform_dependent(
+        *vectors,
+        cpu=functools.partial(power_and_square_twice, axis),
+        default=functools.partial(power_and_square_once, axis),
+    )
+
+
+@power_and_square.defjvp
+def _power_and_square_jvp(axis: int, primals: Any, tangents: Any) -> Any:
+    return jax.jvp(functools.partial(power_and_square_twice, axis), primals, tangents)
+
+
+def power_and_square_twice(axis: int, *vectors: Array) -> tuple[Array, Array]:
+    """The same, read twice."""
+    power = power_of(_difference(*vectors), axis)
+    difference = _difference(*jax.lax.optimization_barrier(vectors))
+    return power, jnp.sum(jnp.square(divided(difference, power)), axis, keepdims=True)
+
+
+def power_and_square_once(axis: int, *vectors: Array) -> tuple[Array, Array]:
+    """The same, read once."""
+    difference = _difference(*vectors)
+    power = power_of_each(difference)
+    square = jnp.square(divided(difference, power))
+
+    def merged(first: Any, second: Any) -> tuple[Array, Array]:
+        (power, square), (other_power, other_square) = first, second
+        larger = jnp.maximum(power, other_power)
+        square = square * jnp.square(power / larger)
+        return larger, square + other_square * jnp.square(other_power / larger)
+
+    zero = jnp.zeros((), power.dtype)
+    start = power_of_each(zero), zero
+    found = jax.lax.reduce((power, square), start, merged, (axis % power.ndim,))
+    power, square = (jnp.expand_dims(array, axis) for array in found)
+    return power, square
 
 
 def _norm_bwd(
@@ -153,10 +206,7 @@ def distance(first: Array, second: Array, p: float, axis: int) -> Array:
 def _distance_fwd(
     first: Array, second: Array, p: float, axis: int
 ) -> tuple[Array, tuple[Array, Array, Array]]:
-    power = power_of(first - second, axis)
-    # Behind a barrier: what several fusions share XLA writes to memory.
-    first, second = jax.lax.optimization_barrier((first, second))
-    length = _length(first - second, power, p, axis)
+    length = _length(p, axis, first, second)
     return jnp.squeeze(length, axis), (first, second, length)
 
 
@@ -178,7 +228,7 @@ def direction(vectors: Array, length: Array) -> Array:
     length = jnp.where(zero, 1, length)
     # Both over a power of two first: the quotient's derivative squares the length. The maximum
     # changes nothing, yet without it XLA would turn (a / s) / (b / s) into (a s) / (s b).
-    power = _power_of_two(jax.lax.stop_gradient(length))
+    power = power_of_each(jax.lax.stop_gradient(length))
     length = jnp.maximum(length / power, float(jnp.finfo(length.dtype).tiny))
     return jnp.where(zero, 0, (vectors / power) / length)
 

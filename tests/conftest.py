@@ -55,3 +55,13 @@ def lenient_promotion():
     yield
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def in_one_reading(monkeypatch):
+    """Losses that read their inputs once on the CPU too, as accelerators do."""
+    choose = lambda *arrays, cpu, default: default(*arrays)  # noqa: E731
+    monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()

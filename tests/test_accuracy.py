@@ -200,10 +200,13 @@ ANGLES = {
 }
 
 
-@pytest.mark.parametrize("closed_over", [False, True])
+@pytest.mark.parametrize("program", ["of both", "of the first", "in one reading"])
 @pytest.mark.parametrize("angle", ANGLES)
-def test_cosines(angle, closed_over, rng):
+def test_cosines(angle, program, rng, request):
     """The second vectors are an argument of the program, or constants that XLA may fold."""
+    if program == "in one reading":
+        request.getfixturevalue("in_one_reading")
+    closed_over = program == "of the first"
     difference, *scales = ANGLES[angle]
     first = rng.normal(size=(60, 7))
     second = rng.normal(size=(60, 7)) if difference is None else first
@@ -220,8 +223,8 @@ def test_cosines(angle, closed_over, rng):
             jax.grad(lambda a: jnp.sum(jaxloss.cosine_distance(a, second)))(first),
         )
 
-    program = jax.jit(lambda first: run(first, second)) if closed_over else jax.jit(run)
-    results = program(*([first] if closed_over else [first, second]))
+    compiled = jax.jit(lambda first: run(first, second)) if closed_over else jax.jit(run)
+    results = compiled(*([first] if closed_over else [first, second]))
     for *row, a, b in zip(*results, first, second, strict=True):
         distance, similarity, gradient = map(np.asarray, row)
         a, b = exact(a), exact(b)

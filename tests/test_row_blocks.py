@@ -11,7 +11,7 @@ from jax import export
 import jaxloss
 from jaxloss import _row_blocks
 from jaxloss._row_blocks import by_rows
-from jaxloss._row_sums import maximum_rest_and_ties_twice
+from jaxloss._row_sums import maximum_rest_and_ties_once, maximum_rest_and_ties_twice
 from tests.test_row_sums import ODD, ROWS, arrays_of
 
 
@@ -41,10 +41,13 @@ def test_rows_taken_some_at_a_time_have_the_same_sums(elements, dtype, in_blocks
         (2, (rows.reshape(3, 5, 5), weights.reshape(3, 5, 5))),
         (0, (rows.T, weights.T)),
     ):
-        found = arrays_of(functools.partial(by_rows, maximum_rest_and_ties_twice, axis), *arrays)
+        sums = functools.partial(
+            by_rows, maximum_rest_and_ties_twice, maximum_rest_and_ties_once, axis
+        )
+        found = arrays_of(sums, *arrays)
         expected = arrays_of(functools.partial(maximum_rest_and_ties_twice, axis), *arrays)
-        for got, sums in zip(found, expected, strict=True):
-            np.testing.assert_array_equal(got, sums)
+        for got, known in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(got, known)
 
 
 def of_probabilities(logits, probabilities):
@@ -98,7 +101,7 @@ def test_sizes_may_be_symbols_or_nothing(loss_of_rows, in_blocks):
     arrays = jnp.ones((3, 8)), jnp.full((3, 8), 1 / 8)
     np.testing.assert_allclose(exported.call(*arrays), loss_of_rows(*arrays), rtol=1e-6, atol=1e-7)
     nothing = jnp.ones((3, 0))
-    sums = by_rows(maximum_rest_and_ties_twice, 0, nothing)
+    sums = by_rows(maximum_rest_and_ties_twice, maximum_rest_and_ties_once, 0, nothing)
     assert [array.shape for array in sums] == [(1, 0)] * 3
 
 

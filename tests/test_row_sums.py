@@ -1,6 +1,7 @@
-"""Sums over a softmax's rows: the one reading of accelerators gives what the two of a CPU give."""
+"""Sums over rows: the one reading of accelerators gives what the two of a CPU give."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxloss
-from jaxloss import _row_sums
+from jaxloss import _cosine
 from jaxloss._row_sums import (
     highest_and_ties_once,
     highest_and_ties_twice,
@@ -17,6 +18,7 @@ from jaxloss._row_sums import (
     maximum_rest_and_ties_once,
     maximum_rest_and_ties_twice,
 )
+from jaxloss._vectors import power_and_square_once, power_and_square_twice
 from tests.helpers import quick_jit, x64_enabled
 
 INF, NAN = np.inf, np.nan
@@ -135,30 +137,65 @@ def test_other_dtypes_and_axes_are_served(dtype):
                 np.testing.assert_allclose(found, expected, rtol=5e-7)
 
 
-@pytest.fixture
-def in_one_reading(monkeypatch):
-    """Losses that read once on the CPU too."""
-    choose = lambda *arrays, cpu, default: default(*arrays)  # noqa: E731
-    monkeypatch.setattr(_row_sums.jax.lax, "platform_dependent", choose)
-    jax.clear_caches()
-    yield
-    jax.clear_caches()
+ODD_VECTORS = np.array(
+    [
+        [0.0, 0, 0, 0, 0],
+        [3e38, 1e-30, 0, -3e38, 1],
+        [1e-38, 0, -1e-38, 0, 0],
+        [INF, 0, 1, 2, 3],
+        [0, NAN, 1, 2, 3],
+        [1, 2, 3, 4, 5],
+    ],
+    np.float32,
+)
+
+
+def test_lengths_are_the_same_of_one_reading():
+    once, twice = (
+        arrays_of(functools.partial(function, -1), ODD_VECTORS, -ODD_VECTORS[::-1] / 2)
+        for function in (power_and_square_once, power_and_square_twice)
+    )
+    for found, expected in zip(once, twice, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=5e-7)
+
+
+def test_the_sums_of_cosines_are_the_same_of_one_reading():
+    first, second = np.repeat(ODD_VECTORS, 6, 0), np.tile(ODD_VECTORS, (6, 1))
+    once, twice = (
+        arrays_of(functools.partial(sums, 1), first, second)
+        for sums in (_cosine.sums_once, _cosine.sums_twice)
+    )
+    finite = np.isfinite(first).all(1) & np.isfinite(second).all(1)
+    # Of each vector the rest is not compared: it is what rounding left, of other sums.
+    for place in (0, 1, 3, 4, 6, 7):
+        np.testing.assert_allclose(once[place][finite], twice[place][finite], rtol=1e-6, atol=1e-13)
+    for found in (once[7], twice[7]):
+        assert not np.isfinite(found[~finite]).any()
+
+
+OF_PAIRS = [jaxloss.cosine_distance, jaxloss.triplet_margin]
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("target", ["labels", "probabilities"])
-def test_losses_work_in_every_mode_in_one_reading(target, rng, request):
+@pytest.mark.parametrize(
+    "loss", [jaxloss.cross_entropy, jaxloss.multiclass_hinge, jaxloss.softmax_focal, *OF_PAIRS]
+)
+def test_losses_work_in_every_mode_in_one_reading(loss, rng, request):
     logits = jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)
-    targets = jnp.array([0, 3, 1]) if target == "labels" else jax.nn.softmax(logits[::-1])
+    others = [jnp.array([0, 3, 1])]
+    if loss in OF_PAIRS:
+        parameters = inspect.signature(loss).parameters.values()
+        pieces = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+        others = [logits[::-1], logits + 1][: pieces - 1]
 
     def total(logits):
-        return jnp.sum(jaxloss.cross_entropy(logits, targets))
+        return jnp.sum(loss(logits, *others))
 
     def modes(logits):
-        each = jax.vmap(jax.grad(jaxloss.cross_entropy))(logits, targets)
+        each = jax.vmap(jax.grad(loss))(logits, *others)
         return total(logits), jax.grad(total)(logits), each, jax.hessian(total)(logits)
 
     expected = quick_jit(modes)(logits)
     request.getfixturevalue("in_one_reading")
     for found, known in zip(quick_jit(modes)(logits), expected, strict=True):
-        np.testing.assert_allclose(found, known, rtol=2e-6, atol=1e-7)
+        np.testing.assert_allclose(found, known, rtol=2e-6, atol=1e-6)
