@@ -207,6 +207,8 @@ def _distance_fwd(
     first: Array, second: Array, p: float, axis: int
 ) -> tuple[Array, tuple[Array, Array, Array]]:
     length = _length(p, axis, first, second)
+    # Behind a barrier, as in the value: XLA would write a difference that both share to memory.
+    first, second = jax.lax.optimization_barrier((first, second))
     return jnp.squeeze(length, axis), (first, second, length)
 
 

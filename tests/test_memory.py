@@ -108,6 +108,15 @@ def test_cross_entropy_of_probabilities_needs_no_second_array_of_logits(monkeypa
 
 
 @OF_CURRENT_XLA
+def test_triplet_margin_needs_little_beside_its_vectors():
+    shape = (4096, 1024), jnp.float32
+    mean = jaxloss.mean(jaxloss.triplet_margin)
+    for function in (mean, value_and_grad_of_mean(jaxloss.triplet_margin)):
+        program = compiled(function, shape, shape, shape)
+        assert program.memory_analysis().temp_size_in_bytes < 0.01 * 3 * 4096 * 1024 * 4
+
+
+@OF_CURRENT_XLA
 def test_cosine_distance_needs_little_beside_its_vectors(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     shape = (4096, 1024), jnp.float32
