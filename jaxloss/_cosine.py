@@ -89,11 +89,11 @@ _Residuals = tuple[Array, Array, _Sums]
 
 
 def _sums(first: Array, second: Array, axis: int) -> _Sums:
-    *found, product, orthogonal = by_rows(sums_twice, sums_once, axis, first, second)
+    *found, product, orthogonal = by_rows(sums_in_turn, sums_together, axis, first, second)
     return _Sums(_Vector(*found[:3]), _Vector(*found[3:]), product, orthogonal)
 
 
-def sums_twice(axis: int, first: Array, second: Array) -> tuple[Array, ...]:
+def sums_in_turn(axis: int, first: Array, second: Array) -> tuple[Array, ...]:
     """Of each vector power, square and rest; the product, and |r|^2. One sum after the other."""
     powers = power_of(first, axis), power_of(second, axis)
     scaled = divided(first, powers[0]), divided(second, powers[1])
@@ -128,7 +128,7 @@ def sums_twice(axis: int, first: Array, second: Array) -> tuple[Array, ...]:
 # of those a rest is known without another sum, f a.b being exact in two numbers as well.
 
 
-def sums_once(axis: int, first: Array, second: Array) -> tuple[Array, ...]:
+def sums_together(axis: int, first: Array, second: Array) -> tuple[Array, ...]:
     """The same; all but |r|^2 in one reading."""
     axis %= first.ndim
     of_each = power_of_each(first), power_of_each(second)

@@ -15,7 +15,6 @@ from jaxloss import _check, _checked, _options
 from jaxloss._autodiff import apart, custom_vjp
 from jaxloss._elementary import quotient
 from jaxloss._exact import exponential, log_one_plus
-from jaxloss.primitives import safe_product
 
 
 def _reduced(
@@ -39,12 +38,12 @@ def _reduced(
     return jnp.sum(divergence(scores, masses, log_targets), axis)
 
 
-def _targets_and_logarithms(targets: Array, log_targets: bool) -> tuple[Array, Array]:
+def _logarithms(targets: Array, log_targets: bool) -> Array:
     if log_targets:
-        return exponential(targets)[0], targets
+        return targets
     # The guard keeps the logarithm's derivative at 0 out of derivatives of higher order.
     zero = targets == 0
-    return targets, jnp.where(zero, -jnp.inf, jnp.log(jnp.where(zero, 1, targets)))
+    return jnp.where(zero, -jnp.inf, jnp.log(jnp.where(zero, 1, targets)))
 
 
 def _to_targets(slope: Array, probabilities: Array, log_targets: bool) -> Array:
@@ -103,41 +102,37 @@ def _relative_entropy(log_probs: Array, targets: Array, log_targets: bool) -> Ar
 
 
 # t (log t - log p): -t with respect to log p, log t - log p + 1 to t. The value is of arithmetic
-# alone, which a sum takes in without writing it to memory. The difference d may be inf, of a log p
-# of -inf; then it is two finite factors, so that t = 0 makes it 0. With B a power of two they are
-# min(B, d) and, from 1 to B, d / B. In a sum a minimum keeps the NaN of its second operand alone.
+# alone, which a sum takes in without writing it to memory. The difference d is inf where log p is
+# -inf; then it is two finite factors, so that t = 0 makes it 0: with B a power of two min(B, d),
+# and d / B where that is above 1. A log p of inf, which is none, gives NaN there. In a sum a
+# minimum keeps the NaN of its second operand alone.
 
 
 def _relative_entropy_fwd(
     log_probs: Array, targets: Array, log_targets: bool
 ) -> tuple[Array, tuple[Array, Array]]:
-    smallest = float(jnp.finfo(targets.dtype).tiny)
+    limits = jnp.finfo(targets.dtype)
+    smallest, largest = float(limits.tiny), float(limits.max)
     # Barred from XLA, which would make a clip of two bounds, that does not fuse.
-    least, largest = apart(-1e30, 1 / smallest, dtype=targets.dtype)
+    least, bound, most = apart(-1e30, 1 / smallest, largest, dtype=targets.dtype)
     if log_targets:
-        # Where it is below that bound the probability is 0.
-        probabilities, logarithms = jnp.exp(targets), jnp.maximum(targets, least)
+        # The exponential of what is below that bound is 0.
+        masses, logarithms = jnp.exp(targets), jnp.maximum(targets, least)
     else:
-        # Of 0 that of 1, and of negative numbers NaN.
-        nothing = 1 - jnp.square(jnp.sign(targets))
-        probabilities, logarithms = targets, jnp.log(targets + nothing)
+        # log 1 for a target of 0; negative ones give NaN.
+        masses, logarithms = targets, jnp.log(targets + (1 - jnp.square(jnp.sign(targets))))
     difference = logarithms - log_probs
-    beyond = jnp.minimum(jnp.maximum(difference * smallest, 1), largest)
-    return probabilities * jnp.minimum(largest, difference) * beyond, (log_probs, targets)
+    beyond = jnp.minimum(jnp.maximum(difference * smallest, 1), most)
+    return masses * jnp.minimum(bound, difference) * beyond, (log_probs, targets)
 
 
 def _relative_entropy_bwd(
     log_targets: bool, residuals: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
-    log_probs, targets = residuals
-    if log_targets:
-        # Times a one that XLA does not know: not the exponentials of the value.
-        [one] = apart(1, dtype=targets.dtype)
-        probabilities, logarithms = jnp.exp(targets * one), targets
-    else:
-        probabilities, logarithms = _targets_and_logarithms(targets, log_targets)
-    to_targets = _to_targets(logarithms - log_probs + 1, probabilities, log_targets)
-    return -probabilities * cotangent, to_targets * cotangent
+    log_probs, targets = _recomputed(residuals) if log_targets else residuals
+    masses = jnp.exp(targets) if log_targets else targets
+    change = _logarithms(targets, log_targets) - log_probs
+    return -masses * cotangent, _to_targets(change + 1, masses, log_targets) * cotangent
 
 
 _relative_entropy.defvjp(_relative_entropy_fwd, _relative_entropy_bwd)
@@ -221,10 +216,10 @@ def _bregman_fwd(
         near, small = _where_small(change, 1.0)
         term = masses * _excess(small)
     else:
-        change = log_probs - _targets_and_logarithms(targets, log_targets)[1]
+        change = log_probs - _logarithms(targets, log_targets)
         near, share = _where_small(_share(gap, masses), 0.5)
         term = share * (gap - masses * _artanh_rest(share))
-    far = gap - safe_product(masses, jnp.where(masses == 0, 0, change))
+    far = gap - masses * jnp.where(masses == 0, 0, change)
     return jnp.where(near, term, far), (log_probs, targets)
 
 
@@ -233,7 +228,7 @@ def _bregman_bwd(
 ) -> tuple[Array, Array]:
     log_probs, targets = _recomputed(residuals)
     _, masses, gap = _masses(log_probs, targets, log_targets)
-    change = log_probs - _targets_and_logarithms(targets, log_targets)[1]
+    change = log_probs - _logarithms(targets, log_targets)
     if not log_targets:
         near, share = _where_small(_share(gap, masses), 0.5)
         change = jnp.where(near, share * (2 + _artanh_rest(share)), change)
@@ -270,8 +265,9 @@ def _exponential_and_lost(values: Array) -> tuple[Array, Array]:
 
 def _share(gap: Array, masses: Array) -> Array:
     """(p - t) / (p + t), 0 of 0 and 0."""
-    total = gap + 2 * masses
-    return quotient(gap, jnp.where(total == 0, 1, total))
+    # Halves, whose sum does not overflow.
+    mean = gap / 2 + masses
+    return quotient(gap / 2, jnp.where(mean == 0, 1, mean))
 
 
 def _where_small(values: Array, bound: float) -> tuple[Array, Array]:
@@ -333,9 +329,9 @@ def js_divergence(
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxloss
-        >>> log_probs = jnp.log(jnp.array([[0.5, 0.5], [1.0, 0.0]]))
-        >>> jaxloss.js_divergence(log_probs, jnp.array([[0.5, 0.5], [0.0, 1.0]]))
-        Array([0. , 0.6931], dtype=float32)
+        >>> log_probs = jnp.log(jnp.array([[1.0, 0.0]]))
+        >>> jaxloss.js_divergence(log_probs, jnp.array([[0.0, 1.0]]))
+        Array([0.6931], dtype=float32)
 
     Source: Lin, "Divergence measures based on the Shannon entropy" (1991).
     """
@@ -359,7 +355,7 @@ def _jensen_shannon_fwd(
     log_probs: Array, targets: Array, log_targets: bool
 ) -> tuple[Array, tuple[Array, Array]]:
     predicted, masses, gap = _masses(log_probs, targets, log_targets)
-    share = _share(gap, masses)
+    share = jnp.where(masses < 0, jnp.nan, _share(gap, masses))
     near, small = _where_small(share, 0.5)
     squares = jnp.square(small)
     series = jnp.zeros_like(squares)
@@ -367,7 +363,8 @@ def _jensen_shannon_fwd(
         series = squares * (series + 1 / (2 * n * (2 * n - 1)))
     far = predicted * _log_of_share(share, predicted, masses)
     far = far + masses * _log_of_share(-share, masses, predicted)
-    return jnp.where(near, (predicted + masses) * series, far) / 2, (log_probs, targets)
+    value = jnp.where(near, (predicted / 2 + masses / 2) * series, far / 2)
+    return value, (log_probs, targets)
 
 
 def _jensen_shannon_bwd(
@@ -375,7 +372,7 @@ def _jensen_shannon_bwd(
 ) -> tuple[Array, Array]:
     log_probs, targets = _recomputed(residuals)
     predicted, masses, gap = _masses(log_probs, targets, log_targets)
-    share = _share(gap, masses)
+    share = jnp.where(masses < 0, jnp.nan, _share(gap, masses))
     to_log_probs = predicted * _log_of_share(share, predicted, masses) / 2
     to_targets = _to_targets(_log_of_share(-share, masses, predicted) / 2, masses, log_targets)
     return to_log_probs * cotangent, to_targets * cotangent
@@ -385,8 +382,13 @@ _jensen_shannon.defvjp(_jensen_shannon_fwd, _jensen_shannon_bwd)
 
 
 def _log_of_share(share: Array, part: Array, other: Array) -> Array:
-    """log(1 + s), where 1 + s = 2 a / (a + b); 0 where a is."""
+    """log(1 + s), where 1 + s = a / m of m = (a + b) / 2; 0 where a is."""
     near, small = _where_small(share, 0.5)
     known = near | (part == 0)
-    ratio = quotient(2 * part, jnp.where(known, 1, part + other))
-    return jnp.where(near, log_one_plus(small), jnp.log(jnp.where(known, 1, ratio)))
+    part, mean = jnp.where(known, 1, part), jnp.where(known, 1, part / 2 + other / 2)
+    ratio = quotient(part, mean)
+    # Before it is flushed to 0.
+    tiny = ratio < 2.0**-60
+    far = jnp.where(tiny, jnp.log(part) - jnp.log(mean), jnp.log(jnp.where(tiny, 1, ratio)))
+    # A share that is NaN shows, also where there is no mass.
+    return jnp.where(near, log_one_plus(small), far) + 0 * share

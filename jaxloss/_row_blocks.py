@@ -19,7 +19,6 @@ from jaxloss._autodiff import vary_alike
 
 _BLOCK = 2**17  # Elements of each array.
 
-
 Sums = Callable[..., tuple[Array, ...]]
 
 
@@ -28,7 +27,7 @@ def by_rows(sums: Sums, elsewhere: Sums, axis: int, *arrays: Array) -> tuple[Any
     """`sums(axis, *arrays)`, each 1 along the axis, which a CPU takes of some rows at a time.
 
     `sums` is a function of a module: it is compiled once for all calls with arrays of a shape.
-    `elsewhere` gives the same on anything but a CPU.
+    `elsewhere` gives the same on anything but a CPU; derivatives are those of `sums`.
     """
     return jax.lax.platform_dependent(
         *arrays,

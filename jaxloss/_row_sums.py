@@ -255,7 +255,7 @@ def highest_and_ties_once(scores: Array, index: Array) -> tuple[Array, Array]:
     start = jnp.array(-jnp.inf, scores.dtype), jnp.zeros((), scores.dtype)
     found = jax.lax.reduce((others, jnp.ones_like(scores)), start, merged, (scores.ndim - 1,))
     highest, ties = (array[..., None] for array in found)
-    return highest, jnp.maximum(ties, 1)
+    return highest, ties
 
 
 def _of_others(scores: Array, index: Array) -> Array:

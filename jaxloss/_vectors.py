@@ -127,9 +127,9 @@ def _difference(*vectors: Array) -> Array:
     return vectors[0] - vectors[1] if len(vectors) > 1 else vectors[0]
 
 
-# A power of two for each coordinate is that of the largest when merged: squares that were taken by
-# different ones are added by the larger. So an accelerator reads the vectors once, as in
-# `_row_sums`.
+# Each coordinate begins with a power of two of its own. Of two parts the larger power is that of
+# both: a part's square is multiplied by (its power / the larger)^2 before it is added. So an
+# accelerator reads the vectors once, as in `_row_sums`.
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -190,7 +190,7 @@ def _norm_bwd(
     else:
         # For p < 2 the power's derivative at 0 is infinite; there the second derivative is left 0.
         sizes = jnp.abs(quotient)
-        slope = jnp.sign(vectors) * jnp.where(sizes == 0, 1, sizes) ** (p - 1)
+        slope = jnp.sign(quotient) * jnp.where(sizes == 0, 1, sizes) ** (p - 1)
     return (slope * jnp.expand_dims(cotangent, axis),)
 
 
@@ -207,7 +207,7 @@ def _distance_fwd(
     first: Array, second: Array, p: float, axis: int
 ) -> tuple[Array, tuple[Array, Array, Array]]:
     length = _length(p, axis, first, second)
-    # Behind a barrier, as in the value: XLA would write a difference that both share to memory.
+    # Behind a barrier, as in `_length`: XLA would write a difference that both share to memory.
     first, second = jax.lax.optimization_barrier((first, second))
     return jnp.squeeze(length, axis), (first, second, length)
 

@@ -256,6 +256,12 @@ def test_norms(p, scale, rng):
     assert off_by(gradient, slopes) <= 6
 
 
+@pytest.mark.parametrize("p", [1, 1.5, 2, 3, np.inf])
+def test_a_coordinate_that_is_next_to_nothing_has_no_slope(p):
+    gradient = jax.grad(lambda x: primitives.norm(x, p=p))(jnp.array([1e-20, 1e20]))
+    assert gradient.tolist() == ([1, 1] if p == 1 else [pytest.approx(0, abs=1e-19), 1])
+
+
 @pytest.mark.parametrize("difference", [1, 0.1, 1e-3, 1e-6])
 def test_divergences_of_near_and_far_distributions(difference, rng):
     log_probs = rng.normal(size=(60, 6))
@@ -314,6 +320,26 @@ def test_divergences_from_probabilities_of_nearly_the_same(loss, rng):
     assert np.all(np.abs(gradient.ravel() - slopes) <= unknown + 2e-7 * np.abs(slopes))
 
 
+@pytest.mark.parametrize(
+    "log_prob, target", [(1, 1.2e-38), (-85, 100), (-86, 1e30), (88, 1e-30), (88, 2e38)]
+)
+@pytest.mark.parametrize("loss", [jaxloss.generalized_kl_divergence, jaxloss.js_divergence])
+def test_divergences_of_masses_far_apart_or_near_the_largest(loss, log_prob, target):
+    log_probs, targets = jnp.array([log_prob], jnp.float32), jnp.array([target], jnp.float32)
+    value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(log_probs, targets)
+    [q], [t] = exact(log_probs), exact(targets)
+    p = mpmath.exp(q)
+    m = (p + t) / 2
+    if loss is jaxloss.js_divergence:
+        truth = (p * mpmath.log(p / m) + t * mpmath.log(t / m)) / 2
+        slopes = p * mpmath.log(p / m) / 2, mpmath.log(t / m) / 2
+    else:
+        truth, slopes = t * mpmath.log(t / p) - t + p, (p - t, mpmath.log(t / p))
+    np.testing.assert_allclose(value, float(truth), rtol=2e-6)
+    for gradient, slope in zip(gradients, slopes, strict=True):
+        np.testing.assert_allclose(gradient, [float(slope)], rtol=2e-6, atol=1e-37)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_exponentials_with_what_rounding_took_off(dtype, rng, x64):
     limits = np.finfo(dtype)
@@ -327,7 +353,8 @@ def test_exponentials_with_what_rounding_took_off(dtype, rng, x64):
         truth = mpmath.exp(value)
         assert abs(rounded / truth - 1) < 0.65 * limits.eps
         assert abs(rounded * (1 + rest) / truth - 1) < 0.2 * limits.eps
-    assert exponential(jnp.array([-jnp.inf, 1000, jnp.nan], dtype))[0].tolist()[:2] == [0, jnp.inf]
+    beyond = exponential(jnp.array([-jnp.inf, 1000, jnp.nan], dtype))[0]
+    np.testing.assert_array_equal(beyond, [0, np.inf, np.nan])
 
 
 def test_gradients_of_soft_labels_near_the_prediction(rng):
