@@ -17,6 +17,7 @@ from jaxtyping import Float, Integer, Real
 
 from jaxloss import _check, _checked
 from jaxloss._autodiff import custom_vjp
+from jaxloss._bits import exponents_of, power_of_two
 from jaxloss.primitives import log_softmax
 
 _HIDDEN = -1  # The symbol of a label beyond the length.
@@ -282,7 +283,7 @@ def _shares(lattice: _Lattice, starts: _Numbers, gamma: Array) -> Array:
         powers = stay, move, skip + onward_penalties
         ratios = _sources(shares / _pad(sums, 1))
         # With 2^64 2^-64 no power of 2 is 0 before the share is: in a block mantissas reach 2^34.
-        onward = (x * _power_of_two(power + 64) for x, power in zip(ratios, powers, strict=True))
+        onward = (x * power_of_two(power + 64) for x, power in zip(ratios, powers, strict=True))
         return _pad(functools.reduce(jnp.add, onward) * (mantissas * 2.0**-64), 0), shares[:, 2:]
 
     def block(shares: Array, inputs: tuple[Array, _Numbers], *, unroll: int) -> Any:
@@ -305,7 +306,7 @@ def _step(penalties: Array, walks: _Numbers, emission: Array) -> Any:
     stay, move, skip = _sources(exponents)
     sources = stay, move, skip + penalties
     top = functools.reduce(jnp.maximum, sources)
-    terms = (m * _power_of_two(e - top) for m, e in zip(_sources(mantissas), sources, strict=True))
+    terms = (m * power_of_two(e - top) for m, e in zip(_sources(mantissas), sources, strict=True))
     total = functools.reduce(jnp.add, terms)
     whole = jnp.round(emission)
     after = _pad(total * jnp.exp2(emission - whole), 1), _pad(top + whole, _NEVER)
@@ -325,17 +326,8 @@ def _sources(padded: Array) -> tuple[Array, Array, Array]:
 def _normalized(numbers: _Numbers) -> _Numbers:
     """The same numbers with mantissas in [1, 2)."""
     mantissas, exponents = numbers
-    limits = jnp.finfo(mantissas.dtype)
-    bits = jax.lax.bitcast_convert_type(mantissas, f"int{limits.bits}")
-    powers = ((bits >> limits.nmant) - (limits.maxexp - 1)).astype(mantissas.dtype)
-    return mantissas * _power_of_two(-powers), exponents + powers
-
-
-def _power_of_two(exponents: Array) -> Array:
-    """2^e for integers in floats: 0 below the smallest normal number."""
-    limits = jnp.finfo(exponents.dtype)
-    bits = jnp.maximum(exponents + (limits.maxexp - 1), 0).astype(f"int{limits.bits}")
-    return jax.lax.bitcast_convert_type(bits << limits.nmant, exponents.dtype)
+    powers = exponents_of(mantissas)
+    return mantissas * power_of_two(-powers), exponents + powers
 
 
 def _loss(total: _Numbers, scores: Array, labels: Array, lengths: Array, blank: int) -> Array:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._autodiff import custom_vjp
+from jaxloss._bits import leading_digits, power_of_two
 
 
 def product(first: Array, second: Array) -> tuple[Array, Array]:
@@ -31,8 +32,7 @@ def product(first: Array, second: Array) -> tuple[Array, Array]:
 
 def _high(values: Array) -> Array:
     """The upper half of the digits: products of two such are exact."""
-    limits = jnp.finfo(values.dtype)
-    return jax.lax.reduce_precision(values, limits.nexp, (limits.nmant + 1) // 2 - 1)
+    return leading_digits(values, (jnp.finfo(values.dtype).nmant + 1) // 2)
 
 
 @custom_vjp
@@ -90,7 +90,7 @@ def _exponential_fwd(values: Array) -> tuple[tuple[Array, Array], Array]:
     lost = (whole - mantissa) + small
     # In two factors, which are normal numbers also where the result is not.
     half = jnp.floor(exponent / 2)
-    result = mantissa * _power_of_two(half) * _power_of_two(exponent - half)
+    result = mantissa * power_of_two(half) * power_of_two(exponent - half)
     # 2 - m is near enough to 1 / m for m from 0.7 to 1.42.
     return (result, lost * (2 - mantissa)), values
 
@@ -100,13 +100,6 @@ def _exponential_bwd(values: Array, cotangents: tuple[Array, Array]) -> tuple[Ar
 
 
 exponential.defvjp(_exponential_fwd, _exponential_bwd)
-
-
-def _power_of_two(exponent: Array) -> Array:
-    """2^k, from its bits."""
-    limits = jnp.finfo(exponent.dtype)
-    bits = exponent.astype(jnp.int32 if limits.bits == 32 else jnp.int64) + (limits.maxexp - 1)
-    return jax.lax.bitcast_convert_type(bits << limits.nmant, exponent.dtype)
 
 
 def log_one_plus(values: Array) -> Array:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Real
 
 from jaxloss import _check, _options
 from jaxloss._autodiff import custom_vjp
+from jaxloss._bits import leading_digits
 
 
 def scaled(vectors: Array, axis: int) -> tuple[Array, Array]:
@@ -45,8 +46,7 @@ def power_of_each(numbers: Array) -> Array:
     """The power of two nearest to the size of each, both it and its reciprocal normal numbers."""
     limits = jnp.finfo(numbers.dtype)
     sizes = jnp.clip(jnp.abs(numbers), 4 * float(limits.tiny), float(limits.max) / 4)
-    # Rounding to a mantissa of no bits leaves the nearest power of two.
-    return jax.lax.reduce_precision(sizes, limits.nexp, 0)
+    return leading_digits(sizes, 1)
 
 
 def norm(

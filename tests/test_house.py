@@ -16,6 +16,7 @@ from tests.cases import CASES, PRIMITIVES
 ROOT = pathlib.Path(__file__).parent.parent
 MODULES = sorted((ROOT / "jaxloss").glob("*.py"))
 FLOORS = {
+    "_bits": 0,
     "_checked": 0,
     "_linear_map": 0,
     "_weighted": 0,
@@ -96,6 +97,12 @@ def names_in_table(heading):
     """What stands in the first column of a table of the README."""
     table = (ROOT / "README.md").read_text().split(f"## {heading}")[1].split("\n## ")[0]
     return re.findall(r"`(\w+)", "".join(re.findall(r"^\|([^|]*)\|", table, re.MULTILINE)))
+
+
+def test_bits_are_looked_at_in_one_place():
+    """Which knows where float64 has none."""
+    looking = [p.stem for p in MODULES if re.search("reduce_precision|bitcast", p.read_text())]
+    assert looking == ["_bits"]
 
 
 def test_exports_are_cases_are_rows_of_the_readme():
