@@ -237,7 +237,6 @@ def main() -> int:
 
 
 def _measure(options: argparse.Namespace, console: Console) -> list[Cell]:
-    jax.config.update("jax_enable_x64", True)
     # To the processes that compute truths: a slow disk is no concern of the reader.
     os.environ["PYTHONWARNINGS"] = "ignore:Persisting input arguments"
     wanted = [

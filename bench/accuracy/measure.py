@@ -32,9 +32,14 @@ class Results(NamedTuple):
 
 def of_jax(loss: Callable[..., Any], arrays: tuple[np.ndarray, ...]) -> Results:
     """Under jit, all arrays as arguments, as in a training step."""
-    first, *others = map(jnp.asarray, arrays)
-    along = jnp.broadcast_to(direction(first.shape[1:]), first.shape).astype(first.dtype)
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+    # With float64 at hand some peers compute in it what they were given in float32.
+    with (
+        jax.enable_x64(arrays[0].dtype == np.float64),
+        jax.numpy_rank_promotion("allow"),
+        jax.numpy_dtype_promotion("standard"),
+    ):
+        first, *others = map(jnp.asarray, arrays)
+        along = jnp.broadcast_to(direction(first.shape[1:]), first.shape).astype(first.dtype)
         return Results(*map(np.asarray, _program(loss)(first, tuple(others), along)))
 
 
