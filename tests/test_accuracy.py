@@ -448,3 +448,13 @@ def test_second_derivatives_of_confident_focal_losses_underflow_to_nothing(gamma
 
 def test_the_probability_of_no_target_has_a_finite_second_derivative():
     assert jax.hessian(lambda p: jaxloss.binary_cross_entropy(p, 0.0))(1e-25) == 1
+
+
+@pytest.mark.parametrize("p", [3, 7.5])
+def test_norms_of_low_degree(p, rng):
+    """Only what is raised to a high power is divided by its largest coordinate first."""
+    vectors = rng.normal(size=(300, 9)).astype(np.float32)
+    value, _ = value_and_gradient(lambda x: primitives.norm(x, p=p), jnp.asarray(vectors))
+    powers = [mpmath.fsum(abs(x) ** p for x in exact(row)) for row in vectors]
+    truths = [power ** (1 / mpmath.mpf(p)) for power in powers]
+    assert ulps(value, truths) <= 1.15
