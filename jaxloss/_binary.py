@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Real
 from jaxloss import _check, _checked, _options
 from jaxloss._autodiff import afresh, apart, custom_vjp
 from jaxloss._elementary import quotient, softplus_of_both_signs
-from jaxloss._exact import exponential, log_one_plus, product
+from jaxloss._exact import exp, exponential, log_one_plus, product
 from jaxloss.primitives import safe_power, safe_product, softplus
 
 
@@ -177,7 +177,7 @@ def _logistic_bwd(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array
     pos_weight, zero, one = apart(pos_weight, 0, 1, dtype=targets.dtype)
     scores = logits.astype(targets.dtype)
     positive = scores > zero
-    tail = jnp.exp(-jnp.where(positive, scores, -scores))
+    tail = exp(-jnp.where(positive, scores, -scores))
     of_one, of_zero = pos_weight * targets, one - targets
     slope = jnp.where(positive, of_zero - of_one * tail, of_zero * tail - of_one) / (one + tail)
     negative = softplus(-scores)

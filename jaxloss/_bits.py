@@ -48,6 +48,15 @@ def _leading_digits(values: Array, count: int) -> Array:
     return jax.lax.reduce_precision(values, limits.nexp, min(count - 1, limits.nmant))
 
 
+def times_power_of_two(values: Array, exponents: Array) -> Array:
+    """x 2^k of integers in floats, x and the result being normal numbers; not on a TPU."""
+    limits = jnp.finfo(values.dtype)
+    integer = f"int{limits.bits}"
+    bits = jax.lax.bitcast_convert_type(values, integer)
+    bits = bits + (exponents.astype(integer) << limits.nmant)
+    return jax.lax.bitcast_convert_type(bits, values.dtype)
+
+
 def _of_first_on_tpu(function: Callable[[Array], Array], values: Array) -> Array:
     if values.dtype != jnp.float64:
         return function(values)

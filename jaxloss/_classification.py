@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -10,6 +13,8 @@ from jaxtyping import Bool, Float, Integer, Real
 from jaxloss import _check, _checked, _options
 from jaxloss._autodiff import custom_vjp
 from jaxloss._elementary import quotient
+from jaxloss._exact import exp
+from jaxloss._softmax import complement_at, log_softmax_at_bwd, log_softmax_at_of
 from jaxloss.primitives import (
     expected_log_softmax,
     log_softmax,
@@ -257,13 +262,13 @@ def softmax_focal(
     axis = _check.reduced_axis(function, axis, logits=logits)
     labels = _check.class_labels(function, labels, axis, logits=logits)
     gamma = _options.number(function, "gamma", gamma, minimum=0.0)
-    log_prob = log_softmax_at(logits, labels, axis=axis)
-    return _focal(log_prob, jnp.broadcast_to(gamma.astype(log_prob.dtype), log_prob.shape))
+    dtype = _check.wide(logits)
+    return _focal(logits, labels, jnp.broadcast_to(gamma.astype(dtype), labels.shape), axis)
 
 
-@custom_vjp
-def _focal(log_prob: Array, gamma: Array) -> Array:
-    return _focal_fwd(log_prob, gamma)[0]
+@functools.partial(custom_vjp, static=1)
+def _focal(logits: Array, labels: Array, gamma: Array, axis: int) -> Array:
+    return _focal_of(logits, labels, gamma, axis, stored=False)[0]
 
 
 # With l = log p and q = 1 - p the loss is -q^gamma l, and
@@ -271,33 +276,36 @@ def _focal(log_prob: Array, gamma: Array) -> Array:
 #     d/dl = q^gamma (gamma p l / q - 1)        d/dgamma = -q^gamma l log q
 #
 # where l / q is -1 in the limit of p = 1 and p l is 0 in that of p = 0. Nothing here is a
-# difference of nearly equal numbers: both terms of d/dl are negative.
+# difference of nearly equal numbers: both terms of d/dl are negative. And q is the quotient of the
+# softmax's own sums: from l, which is rounded, the power would multiply its error by gamma.
 
 
-def _complement(log_prob: Array) -> Array:
-    """1 - exp(l), for l of at most 0."""
-    # By Taylor's series where that cancels: XLA's expm1 in float32 is 4.7 ULP off, and the power
-    # multiplies the error by gamma.
-    near = jnp.maximum(log_prob, -0.7)
-    series = jnp.ones_like(near)
-    for k in range(10 if near.dtype == jnp.float32 else 18, 1, -1):
-        series = 1 + series * (near / k)
-    return jnp.where(log_prob > -0.7, -near * series, 1 - jnp.exp(log_prob))
+def _focal_fwd(logits: Array, labels: Array, gamma: Array, axis: int) -> tuple[Array, Any]:
+    return _focal_of(logits, labels, gamma, axis, stored=True)
 
 
-def _focal_fwd(log_prob: Array, gamma: Array) -> tuple[Array, tuple[Array, Array]]:
-    return safe_product(safe_power(_complement(log_prob), gamma), -log_prob), (log_prob, gamma)
+def _focal_of(
+    logits: Array, labels: Array, gamma: Array, axis: int, stored: bool
+) -> tuple[Array, Any]:
+    log_prob, statistics = log_softmax_at_of(logits, labels, axis, stored)
+    power = safe_power(_complement(log_prob, statistics, axis), gamma)
+    return safe_product(power, -log_prob), (log_prob, gamma, statistics)
 
 
-def _focal_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    log_prob, gamma = residuals
-    complement = _complement(log_prob)
+def _complement(log_prob: Array, statistics: Any, axis: int) -> Array:
+    return jnp.squeeze(complement_at(statistics, jnp.expand_dims(log_prob, axis)), axis)
+
+
+def _focal_bwd(axis: int, residuals: Any, cotangent: Array) -> tuple[Array, None, Array]:
+    log_prob, gamma, statistics = residuals
+    complement = _complement(log_prob, statistics, axis)
     certain = complement == 0
     ratio = jnp.where(certain, -1, quotient(log_prob, jnp.where(certain, 1, complement)))
     power = safe_power(complement, gamma)
-    slope = power * (gamma * safe_product(jnp.exp(log_prob), ratio) - 1)
+    slope = power * (gamma * safe_product(exp(log_prob), ratio) - 1)
     to_gamma = -safe_product(power * jnp.log(jnp.where(certain, 1, complement)), log_prob)
-    return slope * cotangent, to_gamma * cotangent
+    to_logits, _ = log_softmax_at_bwd(axis, statistics, slope * cotangent)
+    return to_logits, None, to_gamma * cotangent
 
 
 _focal.defvjp(_focal_fwd, _focal_bwd)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from jaxtyping import Float, Real
 from jaxloss import _check, _checked, _options
 from jaxloss._autodiff import apart, custom_vjp
 from jaxloss._elementary import quotient
-from jaxloss._exact import exponential, log_one_plus
+from jaxloss._exact import exp, exponential, exponential_excess, log_one_plus
 
 
 def _reduced(
@@ -117,7 +116,7 @@ def _relative_entropy_fwd(
     least, bound, most = apart(-1e30, 1 / smallest, largest, dtype=targets.dtype)
     if log_targets:
         # The exponential of what is below that bound is 0.
-        masses, logarithms = jnp.exp(targets), jnp.maximum(targets, least)
+        masses, logarithms = exp(targets), jnp.maximum(targets, least)
     else:
         # log 1 for a target of 0; negative ones give NaN.
         masses, logarithms = targets, jnp.log(targets + (1 - jnp.square(jnp.sign(targets))))
@@ -130,7 +129,7 @@ def _relative_entropy_bwd(
     log_targets: bool, residuals: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
     log_probs, targets = _recomputed(residuals) if log_targets else residuals
-    masses = jnp.exp(targets) if log_targets else targets
+    masses = exp(targets) if log_targets else targets
     change = _logarithms(targets, log_targets) - log_probs
     return -masses * cotangent, _to_targets(change + 1, masses, log_targets) * cotangent
 
@@ -214,7 +213,7 @@ def _bregman_fwd(
     if log_targets:
         change = log_probs - targets
         near, small = _where_small(change, 1.0)
-        term = masses * _excess(small)
+        term = masses * exponential_excess(small)
     else:
         change = log_probs - _logarithms(targets, log_targets)
         near, share = _where_small(_share(gap, masses), 0.5)
@@ -253,7 +252,7 @@ def _masses(log_probs: Array, targets: Array, log_targets: bool) -> tuple[Array,
     masses, lost_of_masses = _exponential_and_lost(targets)
     near, small = _where_small(log_probs - targets, 1.0)
     gap = (predicted - masses) + (lost - lost_of_masses)
-    return predicted, masses, jnp.where(near, masses * (small + _excess(small)), gap)
+    return predicted, masses, jnp.where(near, masses * (small + exponential_excess(small)), gap)
 
 
 def _exponential_and_lost(values: Array) -> tuple[Array, Array]:
@@ -274,16 +273,6 @@ def _where_small(values: Array, bound: float) -> tuple[Array, Array]:
     """Whether |x| is below a bound, and x there, elsewhere 0."""
     small = jnp.abs(values) < bound
     return small, jnp.where(small, values, 0)
-
-
-def _excess(change: Array) -> Array:
-    """e^d - 1 - d, of |d| up to 1."""
-    series = jnp.zeros_like(change)
-    for n in range(12 if change.dtype == jnp.float32 else 21, 2, -1):
-        series = series * change + 1 / math.factorial(n)
-    squares = jnp.square(change)
-    # Half the square is not rounded again, and the rest is small.
-    return squares * 0.5 + squares * (change * series)
 
 
 def _artanh_rest(share: Array) -> Array:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Real
 
 from jaxloss import _check
 from jaxloss._autodiff import apart, custom_vjp
-from jaxloss._exact import log_one_plus_tail
+from jaxloss._exact import exp, log_one_plus_tail, tanh
 
 
 def safe_product(
@@ -253,7 +253,7 @@ def _softplus_fwd(values: Array) -> tuple[Array, Array]:
 
 def _softplus_bwd(values: Array, cotangent: Array) -> tuple[Array]:
     positive = values > 0
-    tail = jnp.exp(-jnp.where(positive, values, -values))
+    tail = exp(-jnp.where(positive, values, -values))
     return (jnp.where(positive, 1, tail) / (1 + tail) * cotangent,)
 
 
@@ -361,7 +361,7 @@ def _log_cosh_fwd(values: Array) -> tuple[Array, Array]:
 
 
 def _log_cosh_bwd(values: Array, cotangent: Array) -> tuple[Array]:
-    return (jnp.tanh(values) * cotangent,)
+    return (tanh(values) * cotangent,)
 
 
 _log_cosh.defvjp(_log_cosh_fwd, _log_cosh_bwd)

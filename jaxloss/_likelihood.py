@@ -12,6 +12,7 @@ from jaxtyping import Float, Real
 
 from jaxloss import _check, _options
 from jaxloss._autodiff import custom_vjp
+from jaxloss._exact import exp
 from jaxloss.primitives import safe_product, xlogy
 
 
@@ -58,7 +59,7 @@ def poisson_nll(
     log_input = _options.flag(function, "log_input", log_input)
     predictions, targets = _check.matched(function, predictions=predictions, targets=targets)
     if log_input:
-        losses = jnp.exp(predictions) - safe_product(targets, predictions)
+        losses = exp(predictions) - safe_product(targets, predictions)
     else:
         losses = predictions - xlogy(targets, predictions)
     if _options.flag(function, "full", full):

@@ -14,7 +14,7 @@ from jaxtyping import Float, Real
 from jaxloss import _check, _options
 from jaxloss._autodiff import apart, custom_vjp
 from jaxloss._elementary import is_positive
-from jaxloss._exact import log_one_plus_tail
+from jaxloss._exact import exp, log_one_plus_tail
 from jaxloss.primitives import positive_part
 
 
@@ -242,7 +242,7 @@ def _soft_margin_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[
     signs = _valid(signs, one)
     agreement = signs * scores
     wrong = agreement < one - one
-    tail = jnp.exp(jnp.where(wrong, agreement, -agreement))
+    tail = exp(jnp.where(wrong, agreement, -agreement))
     slope = jnp.where(wrong, one, tail) / (one + tail)
     return -signs * slope * cotangent, jnp.zeros_like(signs)
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, Real
 
 from jaxloss import _check, _options, primitives
 from jaxloss._autodiff import apart, custom_vjp
+from jaxloss._exact import tanh
 
 
 @_check.known_keywords
@@ -194,7 +195,7 @@ def _log_cosh_fwd(predictions: Array, targets: Array) -> tuple[Array, tuple[Arra
 
 def _log_cosh_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     predictions, targets = residuals
-    slope = jnp.tanh(targets - predictions) * cotangent
+    slope = tanh(targets - predictions) * cotangent
     return -slope, slope
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss import _check
+from jaxloss._exact import exp, exponential_to_store
 from jaxloss._row_blocks import some_rows_at_a_time
 
 # The softmax family stands on row statistics that never cancel. With m = max_j z_j,
@@ -62,9 +63,14 @@ def less_maximum(logits: Array, maximum: Array) -> tuple[Array, Array]:
 def exponentials_of(logits: Array, maximum: Array) -> Array:
     """exp(z - m), with the rounding error of z - m put back to first order."""
     shifted, error = less_maximum(logits, maximum)
-    rounded = jnp.exp(shifted)
+    rounded = exp(shifted)
     # Not rounded * (1 + error), where the sum would round most of the error away.
     return rounded + rounded * error
+
+
+def stored_exponentials_of(logits: Array, maximum: Array) -> Array:
+    """The same nearer to the truth, where they are written to memory and not summed at once."""
+    return exponential_to_store(*less_maximum(logits, maximum))
 
 
 # In what follows, arithmetic and no comparison: XLA fuses arithmetic into a reduction on every
@@ -81,9 +87,9 @@ def all_but(logits: Array, index: Array, axis: int) -> Array:
 
 def exponentials_but(logits: Array, maximum: Array, index: Array, axis: int, stored: bool) -> Array:
     """exp(z - m), and 0 at `index`: by a selection, the faster, where it is stored anyway."""
-    exponentials = exponentials_of(logits, maximum)
     if not stored:
-        return exponentials * all_but(logits, index, axis)
+        return exponentials_of(logits, maximum) * all_but(logits, index, axis)
+    exponentials = stored_exponentials_of(logits, maximum)
     classes = jax.lax.broadcasted_iota(index.dtype, logits.shape, axis)
     return jnp.where(classes == index, 0, exponentials)
 

@@ -18,14 +18,15 @@ from jaxtyping import Float, Integer, Real
 from jaxloss import _check
 from jaxloss._autodiff import custom_vjp
 from jaxloss._elementary import safe_product
+from jaxloss._exact import exp, inverse
 from jaxloss._row_blocks import by_rows
 from jaxloss._row_sums import (
     exponentials_but,
-    exponentials_of,
     is_below,
     less_maximum,
     maximum_and_others,
     maximum_rest_and_ties,
+    stored_exponentials_of,
 )
 
 
@@ -39,6 +40,12 @@ def _log1p(excess: Array) -> Array:
     log = jnp.where(two, math.log(2), jnp.where(one_and_half, math.log(1.5), 0))
     near = log.astype(excess.dtype) + jnp.log1p((excess - above_one) / (1 + above_one))
     return jnp.where(excess < 2, near, jnp.log(1 + excess))
+
+
+def _over(terms: Array, factor: Array, first: Array, second: Array) -> Array:
+    """Terms times a factor over the sum of two, as nearly as one rounding of each lets it be."""
+    rounded, lost = inverse(first, second)
+    return terms * (factor * rounded) + terms * (factor * lost)
 
 
 def _picked(logits: Array, index: Array, axis: int) -> Array:
@@ -92,13 +99,13 @@ def _logsumexp_fwd(logits: Array, axis: int) -> tuple[Array, tuple[Array, ...]]:
     # XLA's CPU backend drops NaN from a row's maximum, but not from its sum.
     highest = maximum + 0 * jnp.sum(jnp.sign(logits.astype(maximum.dtype)), axis, keepdims=True)
     value = jnp.where(jnp.isinf(highest), highest, maximum + _log1p(rest + (ties - 1)))
-    return jnp.squeeze(value, axis), (logits, maximum, rest + ties)
+    return jnp.squeeze(value, axis), (logits, maximum, rest, ties)
 
 
 def _logsumexp_bwd(axis: int, residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array]:
-    logits, maximum, normaliser = residuals
-    exponentials = exponentials_of(logits.astype(maximum.dtype), maximum)
-    gradient = exponentials * (jnp.expand_dims(cotangent, axis) / normaliser)
+    logits, maximum, rest, ties = residuals
+    exponentials = stored_exponentials_of(logits.astype(maximum.dtype), maximum)
+    gradient = _over(exponentials, jnp.expand_dims(cotangent, axis), rest, ties)
     return (gradient.astype(logits.dtype),)
 
 
@@ -172,13 +179,12 @@ def _pulled_back(
     """The pullback of a cotangent, from its sums over all entries and those below the maximum."""
     logits, maximum, rest, ties = residuals
     scores = logits.astype(maximum.dtype)
-    share = total / (rest + ties)
-    exponentials = exponentials_of(scores, maximum)
+    exponentials = stored_exponentials_of(scores, maximum)
     # T with the derivative of S - e_k.
     of_others = rest + (1 - exponentials)
     alone = (ties == 1) & (rest < 1) & (is_below(scores, maximum) == 0)
-    at_maximum = of_others * share - total_below
-    gradient = jnp.where(alone, at_maximum, cotangent - exponentials * share)
+    at_maximum = _over(of_others, total, rest, ties) - total_below
+    gradient = jnp.where(alone, at_maximum, cotangent - _over(exponentials, total, rest, ties))
     return gradient.astype(logits.dtype)
 
 
@@ -311,7 +317,7 @@ def log_softmax_at(
 
 @functools.partial(custom_vjp, static=1)
 def _log_softmax_at(logits: Array, labels: Array, axis: int) -> Array:
-    return _log_softmax_at_of(logits, labels, axis, stored=False)[0]
+    return log_softmax_at_of(logits, labels, axis, stored=False)[0]
 
 
 # d log p_k / dz_j = [j = k] - p_j: at the label 1 - e_k / (T_k + e_k) = T_k / (T_k + e_k),
@@ -319,17 +325,17 @@ def _log_softmax_at(logits: Array, labels: Array, axis: int) -> Array:
 
 
 def log_softmax_at_fwd(logits: Array, labels: Array, axis: int) -> tuple[Array, tuple[Array, ...]]:
-    return _log_softmax_at_of(logits, labels, axis, stored=True)
+    return log_softmax_at_of(logits, labels, axis, stored=True)
 
 
-def _log_softmax_at_of(
+def log_softmax_at_of(
     logits: Array, labels: Array, axis: int, stored: bool
 ) -> tuple[Array, tuple[Array, ...]]:
     scores = logits.astype(_check.wide(logits))
     index, valid = _check.valid_index(jnp.expand_dims(labels, axis), scores.shape[axis])
     score = _picked(logits, index, axis)
     maximum, rest = maximum_and_others(logits, index, axis, stored)
-    exponential = exponentials_of(score, maximum)
+    exponential = stored_exponentials_of(score, maximum)
     rest = jnp.where(valid, rest, jnp.nan)
     _, error = less_maximum(score, maximum)
     value = -((maximum - score) + (_log1p(rest + (exponential - 1)) - error))
@@ -345,8 +351,26 @@ def log_softmax_at_bwd(
     exponentials = exponentials_but(scores, maximum, index, axis, stored=True)
     classes = jax.lax.broadcasted_iota(index.dtype, logits.shape, axis)
     complement = jnp.where(classes == index, rest, -exponentials)
-    gradient = complement * (jnp.expand_dims(cotangent, axis) / (rest + exponential))
+    gradient = _over(complement, jnp.expand_dims(cotangent, axis), rest, exponential)
     return gradient.astype(logits.dtype), None
 
 
 _log_softmax_at.defvjp(log_softmax_at_fwd, log_softmax_at_bwd)
+
+
+def complement_at(residuals: tuple[Array, ...], log_prob: Array) -> Array:
+    """1 - p_k of the label's class, which loses nothing where p_k rounds to 1."""
+    *_, exponential, rest = residuals
+    return _complement_of(log_prob, _over(rest, jnp.ones_like(rest), rest, exponential))
+
+
+@jax.custom_jvp
+def _complement_of(log_prob: Array, complement: Array) -> Array:
+    return complement
+
+
+# Of the quotient T / S the derivative would be a difference: -p dl is none.
+@_complement_of.defjvp
+def _complement_of_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    log_prob, complement = primals
+    return complement, -exp(log_prob) * tangents[0]

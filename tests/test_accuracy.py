@@ -10,7 +10,7 @@ import pytest
 
 import jaxloss
 from jaxloss import primitives
-from jaxloss._exact import exponential
+from jaxloss._exact import exponential, exponential_to_store, inverse, tanh
 from tests.helpers import value_and_gradient
 
 
@@ -355,6 +355,74 @@ def test_exponentials_with_what_rounding_took_off(dtype, rng, x64):
         assert abs(rounded * (1 + rest) / truth - 1) < 0.2 * limits.eps
     beyond = exponential(jnp.array([-jnp.inf, 1000, jnp.nan], dtype))[0]
     np.testing.assert_array_equal(beyond, [0, np.inf, np.nan])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exponentials_to_store(dtype, rng, x64):
+    limits = np.finfo(dtype)
+    # The rounding of x is put back to first order, and no more.
+    values = -np.concatenate([rng.uniform(0, 87, 500), rng.exponential(size=500)]).astype(dtype)
+    lost = (values * limits.eps * rng.uniform(-0.5, 0.5, 1000)).astype(dtype)
+    found = jax.jit(exponential_to_store)(values, lost)
+    truths = [mpmath.exp(v + d) for v, d in zip(exact(values), exact(lost), strict=True)]
+    units = exact(np.spacing(np.array(truths, dtype)))
+    errors = [abs(f - t) / u for f, t, u in zip(exact(found), truths, units, strict=True)]
+    assert max(errors) < 1.15
+    ends = jnp.array([0, -1e4, jnp.nan], dtype)
+    np.testing.assert_array_equal(exponential_to_store(ends, 0 * ends), [1, 0, np.nan])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_inverses_in_two_numbers(dtype, rng, x64):
+    first = rng.uniform(0, 1, 500).astype(dtype)
+    second = (1 + rng.exponential(size=500) * 10).astype(dtype)
+    tangents = jnp.ones_like(first), 2 * jnp.ones_like(second)
+    found, changes = jax.jit(lambda *x: jax.jvp(inverse, x, tangents))(first, second)
+    for a, b, c, d, dc, dd in zip(*map(exact, (first, second, *found, *changes)), strict=True):
+        assert abs((c + d) * (a + b) - 1) < 4 * np.finfo(dtype).eps ** 2
+        assert abs((dc + dd) * (a + b) ** 2 / -3 - 1) < 2 * np.finfo(dtype).eps
+
+
+def test_hyperbolic_tangents_of_float64(rng, x64):
+    values = rng.normal(size=1000) * 10.0 ** rng.uniform(-12, 1, 1000)
+    found, slopes = jax.jit(lambda x: jax.jvp(tanh, (x,), (jnp.ones_like(x),)))(values)
+    truths = np.array([float(mpmath.tanh(value)) for value in exact(values)])
+    assert np.max(np.abs(found - truths) / np.spacing(np.abs(truths))) <= 2.5
+    np.testing.assert_allclose(slopes, 1 / np.cosh(values) ** 2, rtol=1e-14)
+    ends = jnp.array([0, jnp.inf, -jnp.inf, jnp.nan])
+    np.testing.assert_array_equal(tanh(ends), [0, 1, -1, np.nan])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [100, 1000])
+def test_gradients_of_many_classes(classes, dtype, rng, x64):
+    """The sum of a row is what is left of the error; quotients and exponentials add little."""
+    logits = rng.normal(size=(8, classes)).astype(dtype)
+    labels = rng.integers(0, classes, 8)
+    _, gradient = value_and_gradient(lambda z: jaxloss.cross_entropy(z, labels), logits)
+    for row, label, slopes in zip(logits, labels, gradient, strict=True):
+        exponentials = [mpmath.exp(z) for z in exact(row)]
+        total = mpmath.fsum(exponentials)
+        truths = [e / total for e in exponentials]
+        truths[label] = -mpmath.fsum(p for k, p in enumerate(truths) if k != label)
+        units = exact(np.spacing(np.abs(np.array(truths, dtype))))
+        errors = [abs(f - t) / u for f, t, u in zip(exact(slopes), truths, units, strict=True)]
+        assert max(errors) <= 3
+
+
+@pytest.mark.parametrize("gamma", [1.5, 2.0])
+def test_focal_losses_take_the_complement_from_the_sums(gamma, rng):
+    """From the rounded log-probability, the power of it would be up to 9 units off."""
+    logits = rng.normal(size=(1000, 2)).astype(np.float32) * 3
+    labels = logits.argmax(-1)
+    value, _ = value_and_gradient(
+        lambda z: jaxloss.softmax_focal(z, labels, gamma=gamma), jnp.asarray(logits)
+    )
+    truths = []
+    for row in logits:
+        wrong = 1 / (1 + mpmath.exp(abs(mpmath.mpf(float(row[0])) - float(row[1]))))
+        truths.append(-(wrong**gamma) * mpmath.log(1 - wrong))
+    assert ulps(value, truths) <= 5
 
 
 def test_gradients_of_soft_labels_near_the_prediction(rng):

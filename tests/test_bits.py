@@ -35,6 +35,8 @@ def test_exponents_and_digits(dtype, rng, x64):
     for count in 1, 12, limits.nmant + 1:
         rounded = np.ldexp(np.rint(np.ldexp(mantissas, count)), exponents - count)
         np.testing.assert_array_equal(_bits.leading_digits(values, count), rounded)
+    back = _bits.times_power_of_two(jnp.asarray(mantissas), jnp.asarray(exponents, dtype))
+    np.testing.assert_array_equal(back, values)
 
 
 def test_float64_by_the_first_float32_of_a_pair(x64):
@@ -48,7 +50,7 @@ def test_float64_by_the_first_float32_of_a_pair(x64):
 
 @pytest.mark.parametrize(
     "loss",
-    [jaxloss.sigmoid_focal, jaxloss.cosine_distance, jaxloss.js_divergence],
+    [jaxloss.sigmoid_focal, jaxloss.cosine_distance, jaxloss.js_divergence, jaxloss.log_cosh],
     ids=lambda loss: loss.__name__,
 )
 def test_a_tpu_is_not_asked_for_bits_of_float64(loss, x64):
