@@ -41,6 +41,16 @@ def _by_rows_jvp(sums: Any, elsewhere: Any, axis: int, primals: Any, tangents: A
     return jax.jvp(functools.partial(sums, axis), primals, tangents)
 
 
+def where_known(statistic: Array, total: Array) -> Array:
+    """A sum over rows, NaN where a statistic of the row is.
+
+    XLA's CPU backend would fuse what comes of a row and its sum into the sum, from copies of the
+    size of all rows of what it broadcasts, and even a matrix product before it. A selection it does
+    not take in.
+    """
+    return jnp.where(jnp.isnan(statistic), jnp.nan, total)
+
+
 def some_rows_at_a_time(sums: Sums, axis: int, *arrays: Array) -> tuple[Any, ...]:
     """`sums(axis, *arrays)`, of some rows at a time if they lie together, on one device."""
     *before, width = arrays[0].shape

@@ -19,7 +19,7 @@ from jaxloss import _check
 from jaxloss._autodiff import custom_vjp
 from jaxloss._elementary import safe_product
 from jaxloss._exact import exp, inverse
-from jaxloss._row_blocks import by_rows
+from jaxloss._row_blocks import by_rows, where_known
 from jaxloss._row_sums import (
     exponentials_but,
     is_below,
@@ -165,12 +165,10 @@ def _log_probs(logits: Array, maximum: Array, rest: Array, ties: Array) -> Array
 
 
 def _log_softmax_bwd(axis: int, residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array]:
-    logits, maximum, _, _ = residuals
+    logits, maximum, rest, _ = residuals
     below = is_below(logits.astype(maximum.dtype), maximum)
-    total = jnp.sum(cotangent, axis, keepdims=True)
-    return (
-        _pulled_back(residuals, cotangent, total, jnp.sum(cotangent * below, axis, keepdims=True)),
-    )
+    sums = (jnp.sum(array, axis, keepdims=True) for array in (cotangent, cotangent * below))
+    return (_pulled_back(residuals, cotangent, *(where_known(rest, total) for total in sums)),)
 
 
 def _pulled_back(

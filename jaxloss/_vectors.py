@@ -15,6 +15,7 @@ from jaxtyping import Float, Real
 from jaxloss import _check, _options
 from jaxloss._autodiff import custom_vjp
 from jaxloss._bits import leading_digits
+from jaxloss._row_blocks import where_known
 
 
 def scaled(vectors: Array, axis: int) -> tuple[Array, Array]:
@@ -261,7 +262,8 @@ def _unit_fwd(vectors: Array, axis: int) -> tuple[Array, tuple[Array, Array]]:
 def _unit_bwd(axis: int, residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array]:
     vectors, length = residuals
     units = direction(vectors, length)
-    tangential = cotangent - units * jnp.sum(units * cotangent, axis, keepdims=True)
+    along = where_known(length, jnp.sum(units * cotangent, axis, keepdims=True))
+    tangential = cotangent - units * along
     return (direction(tangential, length),)
 
 

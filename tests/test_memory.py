@@ -126,6 +126,20 @@ def test_cosine_distance_needs_little_beside_its_vectors(monkeypatch):
         assert program.memory_analysis().temp_size_in_bytes < 0.15 * 2 * 4096 * 1024 * 4
 
 
+@OF_CURRENT_XLA
+def test_log_softmax_and_unit_vectors_copy_nothing_that_they_broadcast(monkeypatch):
+    """Of the size of the logits, the similarities being those of `info_nce`, in temporaries."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    for loss, shapes, size, copies in (
+        (jaxloss.primitives.log_softmax, ((4096, 1000),), 4096 * 1000, 2.1),
+        (jaxloss.info_nce, ((1024, 128),) * 2, 1024**2, 2.2),
+    ):
+        program = compiled(
+            value_and_grad_of_mean(loss), *((shape, jnp.float32) for shape in shapes)
+        )
+        assert program.memory_analysis().temp_size_in_bytes < copies * size * 4
+
+
 ERRORS = [
     jaxloss.squared_error,
     jaxloss.absolute_error,
