@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 
 # A TPU has no float64 with bits to look at: it computes in pairs of float32, of their range, and
-# XLA refuses what asks for more, or takes the bits of the pair. There it is the first of the pair.
+# XLA refuses to look, or shows the bits of the pair. There these functions look at the first of the
+# pair, which may be the next power of two of a number just below it.
 
 
 def power_of_two(exponents: Array) -> Array:
@@ -38,14 +39,26 @@ def _exponents_of(values: Array) -> Array:
     return ((bits >> limits.nmant) - (limits.maxexp - 1)).astype(values.dtype)
 
 
-def leading_digits(values: Array, count: int) -> Array:
-    """The nearest numbers of so many binary digits."""
-    return _of_first_on_tpu(functools.partial(_leading_digits, count=count), values)
+def upper_half(values: Array) -> Array:
+    """The nearest numbers of half the binary digits: products of two such are exact."""
+    return _of_first_on_tpu(_upper_half, values)
 
 
-def _leading_digits(values: Array, count: int) -> Array:
+def _upper_half(values: Array) -> Array:
     limits = jnp.finfo(values.dtype)
-    return jax.lax.reduce_precision(values, limits.nexp, min(count - 1, limits.nmant))
+    return jax.lax.reduce_precision(values, limits.nexp, (limits.nmant + 1) // 2 - 1)
+
+
+def power_near(sizes: Array) -> Array:
+    """The power of two nearest to each, both it and its reciprocal normal numbers."""
+    return _of_first_on_tpu(_power_near, sizes)
+
+
+def _power_near(sizes: Array) -> Array:
+    limits = jnp.finfo(sizes.dtype)
+    sizes = jnp.clip(sizes, 4 * float(limits.tiny), float(limits.max) / 4)
+    # Rounding to a mantissa of no bits leaves the nearest power of two.
+    return jax.lax.reduce_precision(sizes, limits.nexp, 0)
 
 
 def times_power_of_two(values: Array, exponents: Array) -> Array:
@@ -58,12 +71,15 @@ def times_power_of_two(values: Array, exponents: Array) -> Array:
 
 
 def _of_first_on_tpu(function: Callable[[Array], Array], values: Array) -> Array:
-    if values.dtype != jnp.float64:
-        return function(values)
-    first = functools.partial(of_float32, function)
+    return function(values) if values.dtype != jnp.float64 else _of_float64(function, values)
+
+
+# Compiled by itself, lest each call outside jit compile the choice anew.
+@functools.partial(jax.jit, static_argnums=0)
+def _of_float64(function: Callable[[Array], Array], values: Array) -> Array:
+    first = functools.partial(_of_float32, function)
     return jax.lax.platform_dependent(values, tpu=first, default=function)
 
 
-def of_float32(function: Callable[[Array], Array], values: Array) -> Array:
-    """A function of float32, of float64."""
+def _of_float32(function: Callable[[Array], Array], values: Array) -> Array:
     return function(values.astype(jnp.float32)).astype(jnp.float64)

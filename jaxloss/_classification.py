@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -280,23 +279,26 @@ def _focal(logits: Array, labels: Array, gamma: Array, axis: int) -> Array:
 # softmax's own sums: from l, which is rounded, the power would multiply its error by gamma.
 
 
-def _focal_fwd(logits: Array, labels: Array, gamma: Array, axis: int) -> tuple[Array, Any]:
+_OfFocal = tuple[Array, Array, tuple[Array, ...]]
+
+
+def _focal_fwd(logits: Array, labels: Array, gamma: Array, axis: int) -> tuple[Array, _OfFocal]:
     return _focal_of(logits, labels, gamma, axis, stored=True)
 
 
 def _focal_of(
     logits: Array, labels: Array, gamma: Array, axis: int, stored: bool
-) -> tuple[Array, Any]:
+) -> tuple[Array, _OfFocal]:
     log_prob, statistics = log_softmax_at_of(logits, labels, axis, stored)
     power = safe_power(_complement(log_prob, statistics, axis), gamma)
     return safe_product(power, -log_prob), (log_prob, gamma, statistics)
 
 
-def _complement(log_prob: Array, statistics: Any, axis: int) -> Array:
+def _complement(log_prob: Array, statistics: tuple[Array, ...], axis: int) -> Array:
     return jnp.squeeze(complement_at(statistics, jnp.expand_dims(log_prob, axis)), axis)
 
 
-def _focal_bwd(axis: int, residuals: Any, cotangent: Array) -> tuple[Array, None, Array]:
+def _focal_bwd(axis: int, residuals: _OfFocal, cotangent: Array) -> tuple[Array, None, Array]:
     log_prob, gamma, statistics = residuals
     complement = _complement(log_prob, statistics, axis)
     certain = complement == 0

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss import _check
-from jaxloss._exact import exp, exponential_to_store
+from jaxloss._exact import exponential_and_change, exponential_to_store
 from jaxloss._row_blocks import some_rows_at_a_time
 
 # The softmax family stands on row statistics that never cancel. With m = max_j z_j,
@@ -62,10 +62,7 @@ def less_maximum(logits: Array, maximum: Array) -> tuple[Array, Array]:
 
 def exponentials_of(logits: Array, maximum: Array) -> Array:
     """exp(z - m), with the rounding error of z - m put back to first order."""
-    shifted, error = less_maximum(logits, maximum)
-    rounded = exp(shifted)
-    # Not rounded * (1 + error), where the sum would round most of the error away.
-    return rounded + rounded * error
+    return exponential_and_change(*less_maximum(logits, maximum))
 
 
 def stored_exponentials_of(logits: Array, maximum: Array) -> Array:

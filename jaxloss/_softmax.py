@@ -42,8 +42,8 @@ def _log1p(excess: Array) -> Array:
     return jnp.where(excess < 2, near, jnp.log(1 + excess))
 
 
-def _over(terms: Array, factor: Array, first: Array, second: Array) -> Array:
-    """Terms times a factor over the sum of two, as nearly as one rounding of each lets it be."""
+def _times_quotient(terms: Array, factor: Array, first: Array, second: Array) -> Array:
+    """t f / (a + b), with what rounding takes off 1 / (a + b)."""
     rounded, lost = inverse(first, second)
     return terms * (factor * rounded) + terms * (factor * lost)
 
@@ -105,7 +105,7 @@ def _logsumexp_fwd(logits: Array, axis: int) -> tuple[Array, tuple[Array, ...]]:
 def _logsumexp_bwd(axis: int, residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array]:
     logits, maximum, rest, ties = residuals
     exponentials = stored_exponentials_of(logits.astype(maximum.dtype), maximum)
-    gradient = _over(exponentials, jnp.expand_dims(cotangent, axis), rest, ties)
+    gradient = _times_quotient(exponentials, jnp.expand_dims(cotangent, axis), rest, ties)
     return (gradient.astype(logits.dtype),)
 
 
@@ -181,8 +181,10 @@ def _pulled_back(
     # T with the derivative of S - e_k.
     of_others = rest + (1 - exponentials)
     alone = (ties == 1) & (rest < 1) & (is_below(scores, maximum) == 0)
-    at_maximum = _over(of_others, total, rest, ties) - total_below
-    gradient = jnp.where(alone, at_maximum, cotangent - _over(exponentials, total, rest, ties))
+    at_maximum = _times_quotient(of_others, total, rest, ties) - total_below
+    gradient = jnp.where(
+        alone, at_maximum, cotangent - _times_quotient(exponentials, total, rest, ties)
+    )
     return gradient.astype(logits.dtype)
 
 
@@ -349,7 +351,7 @@ def log_softmax_at_bwd(
     exponentials = exponentials_but(scores, maximum, index, axis, stored=True)
     classes = jax.lax.broadcasted_iota(index.dtype, logits.shape, axis)
     complement = jnp.where(classes == index, rest, -exponentials)
-    gradient = _over(complement, jnp.expand_dims(cotangent, axis), rest, exponential)
+    gradient = _times_quotient(complement, jnp.expand_dims(cotangent, axis), rest, exponential)
     return gradient.astype(logits.dtype), None
 
 
@@ -359,7 +361,7 @@ _log_softmax_at.defvjp(log_softmax_at_fwd, log_softmax_at_bwd)
 def complement_at(residuals: tuple[Array, ...], log_prob: Array) -> Array:
     """1 - p_k of the label's class, which loses nothing where p_k rounds to 1."""
     *_, exponential, rest = residuals
-    return _complement_of(log_prob, _over(rest, jnp.ones_like(rest), rest, exponential))
+    return _complement_of(log_prob, _times_quotient(rest, jnp.ones_like(rest), rest, exponential))
 
 
 @jax.custom_jvp

@@ -14,7 +14,7 @@ from jaxtyping import Float, Real
 
 from jaxloss import _check, _options
 from jaxloss._autodiff import custom_vjp
-from jaxloss._bits import leading_digits
+from jaxloss._bits import power_near
 from jaxloss._row_blocks import where_known
 
 
@@ -45,9 +45,7 @@ def divided(vectors: Array, power: Array) -> Array:
 
 def power_of_each(numbers: Array) -> Array:
     """The power of two nearest to the size of each, both it and its reciprocal normal numbers."""
-    limits = jnp.finfo(numbers.dtype)
-    sizes = jnp.clip(jnp.abs(numbers), 4 * float(limits.tiny), float(limits.max) / 4)
-    return leading_digits(sizes, 1)
+    return power_near(jnp.abs(numbers))
 
 
 def norm(
@@ -116,20 +114,15 @@ def _length(p: float, axis: int, *vectors: Array) -> Array:
         # XLA's CPU backend drops NaN from a row's maximum, but not from its sum.
         nothing = 0 * jnp.sum(jnp.sign(difference), axis, keepdims=True)
         return (jnp.max(sizes, axis, keepdims=True) + nothing) * power
-    if p > 16:
-        # A high power needs a largest coordinate of 1, and not of nearly 1; a low one would only
-        # raise what this quotient is rounded by.
+    if p > 50:
+        # Such a power of a largest coordinate that is not 1, but from 1/4 to 4, may overflow. A
+        # lower one does not, and would raise what this quotient is rounded by.
         largest = jax.lax.stop_gradient(jnp.max(sizes, axis, keepdims=True))
         largest = jnp.where(largest == 0, 1, largest)
         sizes, power = sizes / largest, power * largest
-    total = jnp.sum(_raised(sizes, p), axis, keepdims=True)
+    total = jnp.sum(sizes**p, axis, keepdims=True)
     zero = total == 0
     return jnp.where(zero, 0, jnp.where(zero, 1, total) ** (1 / p)) * power
-
-
-def _raised(sizes: Array, p: float) -> Array:
-    # A few products are nearer than XLA's power, and faster.
-    return jax.lax.integer_pow(sizes, int(p)) if p in (2, 3, 4) else sizes**p
 
 
 def _difference(*vectors: Array) -> Array:
@@ -199,7 +192,7 @@ def _norm_bwd(
     else:
         # For p < 2 the power's derivative at 0 is infinite; there the second derivative is left 0.
         sizes = jnp.abs(quotient)
-        slope = jnp.sign(quotient) * _raised(jnp.where(sizes == 0, 1, sizes), p - 1)
+        slope = jnp.sign(quotient) * jnp.where(sizes == 0, 1, sizes) ** (p - 1)
     return (slope * jnp.expand_dims(cotangent, axis),)
 
 

@@ -10,7 +10,14 @@ import pytest
 
 import jaxloss
 from jaxloss import primitives
-from jaxloss._exact import exponential, exponential_to_store, inverse, tanh
+from jaxloss._exact import (
+    exp,
+    exponential,
+    exponential_and_change,
+    exponential_to_store,
+    inverse,
+    tanh,
+)
 from tests.helpers import value_and_gradient
 
 
@@ -363,13 +370,24 @@ def test_exponentials_to_store(dtype, rng, x64):
     # The rounding of x is put back to first order, and no more.
     values = -np.concatenate([rng.uniform(0, 87, 500), rng.exponential(size=500)]).astype(dtype)
     lost = (values * limits.eps * rng.uniform(-0.5, 0.5, 1000)).astype(dtype)
-    found = jax.jit(exponential_to_store)(values, lost)
     truths = [mpmath.exp(v + d) for v, d in zip(exact(values), exact(lost), strict=True)]
     units = exact(np.spacing(np.array(truths, dtype)))
-    errors = [abs(f - t) / u for f, t, u in zip(exact(found), truths, units, strict=True)]
-    assert max(errors) < 1.15
-    ends = jnp.array([0, -1e4, jnp.nan], dtype)
-    np.testing.assert_array_equal(exponential_to_store(ends, 0 * ends), [1, 0, np.nan])
+    for function, bound in ((exponential_to_store, 1.15), (exponential_and_change, 2)):
+        found = jax.jit(function)(values, lost)
+        errors = [abs(f - t) / u for f, t, u in zip(exact(found), truths, units, strict=True)]
+        assert max(errors) < bound
+    lowest = np.log(limits.tiny) * dtype(1 - 2e-6)
+    ends = jnp.array([0, -1e4, lowest, jnp.nan], dtype)
+    expected = [1, 0, np.exp(lowest), np.nan]
+    np.testing.assert_allclose(exponential_to_store(ends, 0 * ends), expected, rtol=1e-5)
+
+
+def test_exponentials_of_float64(rng, x64):
+    values = rng.uniform(-700, 700, 1000)
+    found = exact(jax.jit(exp)(values))
+    truths = [mpmath.exp(value) for value in exact(values)]
+    units = exact(np.spacing(np.array(truths, np.float64)))
+    assert max(abs(f - t) / u for f, t, u in zip(found, truths, units, strict=True)) < 0.65
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -389,8 +407,9 @@ def test_hyperbolic_tangents_of_float64(rng, x64):
     truths = np.array([float(mpmath.tanh(value)) for value in exact(values)])
     assert np.max(np.abs(found - truths) / np.spacing(np.abs(truths))) <= 2.5
     np.testing.assert_allclose(slopes, 1 / np.cosh(values) ** 2, rtol=1e-14)
-    ends = jnp.array([0, jnp.inf, -jnp.inf, jnp.nan])
-    np.testing.assert_array_equal(tanh(ends), [0, 1, -1, np.nan])
+    ends = jnp.array([0, -0.0, jnp.inf, -jnp.inf, jnp.nan])
+    np.testing.assert_array_equal(tanh(ends), [0, 0, 1, -1, np.nan])
+    np.testing.assert_array_equal(np.signbit(tanh(ends))[:2], [False, True])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -518,11 +537,11 @@ def test_the_probability_of_no_target_has_a_finite_second_derivative():
     assert jax.hessian(lambda p: jaxloss.binary_cross_entropy(p, 0.0))(1e-25) == 1
 
 
-@pytest.mark.parametrize("p", [3, 7.5])
-def test_norms_of_low_degree(p, rng):
+@pytest.mark.parametrize(("p", "bound"), [(3, 1.15), (7.5, 1.15), (50, 1.15), (1000, 3)])
+def test_norms_of_other_degrees(p, bound, rng):
     """Only what is raised to a high power is divided by its largest coordinate first."""
     vectors = rng.normal(size=(300, 9)).astype(np.float32)
     value, _ = value_and_gradient(lambda x: primitives.norm(x, p=p), jnp.asarray(vectors))
     powers = [mpmath.fsum(abs(x) ** p for x in exact(row)) for row in vectors]
     truths = [power ** (1 / mpmath.mpf(p)) for power in powers]
-    assert ulps(value, truths) <= 1.15
+    assert ulps(value, truths) <= bound
