@@ -181,10 +181,8 @@ def _pulled_back(
     # T with the derivative of S - e_k.
     of_others = rest + (1 - exponentials)
     alone = (ties == 1) & (rest < 1) & (is_below(scores, maximum) == 0)
-    at_maximum = _times_quotient(of_others, total, rest, ties) - total_below
-    gradient = jnp.where(
-        alone, at_maximum, cotangent - _times_quotient(exponentials, total, rest, ties)
-    )
+    share = _times_quotient(jnp.where(alone, of_others, exponentials), total, rest, ties)
+    gradient = jnp.where(alone, share - total_below, cotangent - share)
     return gradient.astype(logits.dtype)
 
 

@@ -57,7 +57,8 @@ def norm(
 
     Gradient: $\operatorname{sign}(x_i) \, (|x_i| / \|x\|_p)^{p - 1}$; for $p = \infty$ the largest
     coordinates share it evenly. At the zero vector it is 0, the subgradient of least norm. Neither
-    value nor gradient overflows or loses accuracy for lengths from 1e-37 to 1e37.
+    value nor gradient overflows or is less accurate for lengths from 1e-37 to 1e37; the gradient
+    takes the rounding of $|x_i| / \|x\|_p$ times $p - 1$.
 
     Args:
         vectors: real vectors along `axis`.

@@ -12,6 +12,7 @@ from jax import export
 from jax.sharding import Mesh, PartitionSpec as P
 
 import jaxloss
+from jaxloss import primitives
 from tests.cases import BASE, CASES, OF_EACH_KIND, PRIMITIVES, each
 from tests.helpers import quick_jit
 
@@ -272,3 +273,27 @@ def test_export(case):
     assert exported.platforms == PLATFORMS
     if case in OF_EACH_KIND:
         chex.assert_trees_all_close(exported.call(*arrays), function(*arrays), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda z: jaxloss.cross_entropy(z, jnp.zeros(4, int)),
+        lambda z: jaxloss.softmax_focal(z, jnp.zeros(4, int)),
+        primitives.logsumexp,
+        primitives.softplus,
+    ],
+    ids=["cross_entropy", "softmax_focal", "logsumexp", "softplus"],
+)
+def test_nothing_is_compiled_again_outside_jit(loss, dtype, caplog, x64):
+    gradient = jax.grad(lambda z: jnp.sum(loss(z)))
+    scores = jnp.ones((4, 3), dtype)
+    with jax.log_compiles():
+        jax.jit(lambda z: z + 1)(scores)
+        assert "Compiling" in caplog.text
+        gradient(scores)
+        gradient(scores)
+        caplog.clear()
+        gradient(scores)
+    assert "Compiling" not in caplog.text
