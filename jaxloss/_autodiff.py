@@ -29,7 +29,8 @@ class custom_vjp:  # noqa: N801  (stands where `jax.custom_vjp` would)
     The `fwd` function must compute with plain maths, never by calling the decorated function, and
     `bwd` must be linear in the cotangent by JAX's own account (products, sums, selections); both
     are differentiated for derivatives of higher order, so residuals carry their derivative: what
-    must not (a maximum that is only a shift) goes through `jax.lax.stop_gradient`.
+    must not (a maximum that is only a shift) goes through `jax.lax.stop_gradient`. The output that
+    `fwd` gives beside them follows the rule there too, as it does alone.
 
     Args:
         function: the primal function, of arrays or pytrees of arrays, and of static arguments,
@@ -62,10 +63,27 @@ class custom_vjp:  # noqa: N801  (stands where `jax.custom_vjp` would)
         self._every.defjvp(
             functools.partial(_pushforward, self._reverse, loops), symbolic_zeros=True
         )
+        self._beside = jax.custom_jvp(
+            lambda output, residuals, *args: output,
+            nondiff_argnums=tuple(n + 2 for n in static_argnums),
+        )
+        self._loops = loops
 
     def defvjp(self, fwd: Callable[..., Any], bwd: Callable[..., Any]) -> None:
         """Define the rule, as `jax.custom_vjp.defvjp` does."""
-        self._reverse.defvjp(fwd, bwd)
+
+        # Once reverse mode is differentiated, as a function that takes value and gradient together
+        # is for its second derivative, what JAX differentiates is `fwd` as it stands: of a value at
+        # a kink, or of an infinite one, it would find another derivative than the rule's, or NaN.
+        @functools.wraps(fwd)
+        def ruled(*args: Any) -> tuple[Any, Any]:
+            output, residuals = fwd(*args)
+            return self._beside(output, residuals, *args), residuals
+
+        self._beside.defjvp(
+            functools.partial(_pushforward_beside, bwd, self._loops), symbolic_zeros=True
+        )
+        self._reverse.defvjp(ruled, bwd)
 
     def __call__(self, *args: Any) -> Any:
         """Evaluate the function."""
@@ -136,16 +154,44 @@ def _vary(array: jax.Array, axes: tuple[Any, ...]) -> jax.Array:
 def _pushforward(function: Callable[..., Any], loops: bool, *args: Any) -> tuple[Any, Any]:
     *static, primals, tangents = args
     leaves, structure = jax.tree.flatten(primals)
-    directions = jax.tree.leaves(tangents)
-    # Integer inputs and inputs that nobody differentiates arrive as symbolic zeros. They stay out
-    # of the transpose, so nothing is stored or computed on their behalf.
-    active = [n for n, tangent in enumerate(directions) if type(tangent) is not SymbolicZero]
+    active, directions = _active(tangents)
 
     def restricted(*values: Any) -> Any:
         return function(*jax.tree.unflatten(structure, _replaced(leaves, active, values)), *static)
 
     output, pullback = jax.vjp(restricted, *(leaves[n] for n in active))
-    directions = [directions[n] for n in active]
+    return output, _transposed(pullback, output, directions, loops)
+
+
+def _pushforward_beside(bwd: Callable[..., Any], loops: bool, *args: Any) -> tuple[Any, Any]:
+    *static, (output, residuals, *primals), (_, _, *tangents) = args
+    structure: Any = jax.tree.structure(tuple(primals))
+    active, directions = _active(tangents)
+
+    def restricted(residuals: Any, cotangent: Any) -> tuple[Any, ...]:
+        gradients = structure.flatten_up_to(tuple(bwd(*static, residuals, cotangent)))
+        return tuple(gradients[n] for n in active)
+
+    pullback = jax.tree_util.Partial(restricted, residuals)
+    return output, _transposed(pullback, output, directions, loops)
+
+
+def _active(tangents: Any) -> tuple[list[int], list[Any]]:
+    """The places of those leaves along which there is a derivative, and their tangents.
+
+    Integer inputs and inputs that nobody differentiates arrive as symbolic zeros. They stay out of
+    the transpose, so nothing is stored or computed on their behalf.
+    """
+    leaves = jax.tree.leaves(tangents)
+    places = [n for n, tangent in enumerate(leaves) if type(tangent) is not SymbolicZero]
+    return places, [leaves[n] for n in places]
+
+
+def _transposed(
+    pullback: Callable[..., Any], output: Any, directions: Sequence[Any], loops: bool
+) -> Any:
+    if loops:
+        return transposed(pullback, output, directions)
 
     # Under reverse mode the pushforward is partially evaluated and transposed back. The checkpoint
     # makes the pullback's own residuals all that is stored; without CSE barriers the compiled
@@ -156,9 +202,7 @@ def _pushforward(function: Callable[..., Any], loops: bool, *args: Any) -> tuple
         types = jax.tree.map(jax.typeof, output)
         return jax.linear_transpose(pullback, types)(directions)[0]
 
-    if loops:
-        return output, transposed(pullback, output, directions)
-    return output, pushforward(pullback, *directions)
+    return pushforward(pullback, *directions)
 
 
 def _replaced(items: Sequence[Any], places: Sequence[int], values: Sequence[Any]) -> list[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -260,24 +259,17 @@ def _softplus_bwd(values: Array, cotangent: Array) -> tuple[Array]:
 _softplus.defvjp(_softplus_fwd, _softplus_bwd)
 
 
-@custom_vjp
 def softplus_of_both_signs(values: Array, of_negative: Array, of_positive: Array) -> Array:
-    """That of -x and that of x, weighted; a weight of 0 drops what is infinite."""
-    return _of_both_signs_fwd(values, of_negative, of_positive)[0]
+    """That of -x and that of x, weighted, for values under a rule: at 0 there is a kink.
 
-
-# a s(-x) + b s(x) = (a + b) log(1 + e^-|x|) + b max(x, 0) - a min(x, 0), by arithmetic alone, which
-# a sum takes in without writing it to memory. Where |x| has its kink this has no derivative, hence
-# the rule.
-
-
-def _of_both_signs_fwd(
-    values: Array, of_negative: Array, of_positive: Array
-) -> tuple[Array, tuple[Array, ...]]:
+    A weight of 0 drops what is infinite.
+    """
+    # a s(-x) + b s(x) = (a + b) log(1 + e^-|x|) + b max(x, 0) - a min(x, 0), by arithmetic alone,
+    # which a sum takes in without writing it to memory.
     within, beyond = _held(values)
     linear = of_positive * jnp.maximum(within, 0) - of_negative * jnp.minimum(within, 0)
     rest = (of_negative + of_positive) * log_one_plus_tail(values)
-    return rest + linear * beyond, (values, of_negative, of_positive)
+    return rest + linear * beyond
 
 
 def _held(values: Array) -> tuple[Array, Array]:
@@ -292,17 +284,6 @@ def _held(values: Array) -> tuple[Array, Array]:
     lower, upper = apart(-1 / smallest, 1 / smallest, dtype=values.dtype)
     within = jnp.maximum(jnp.minimum(values, upper), lower)
     return within, jnp.minimum(jnp.maximum(jnp.abs(values) * smallest, 1), upper)
-
-
-def _of_both_signs_bwd(
-    residuals: tuple[Array, ...], cotangent: Array
-) -> tuple[Array, Array, Array]:
-    values, of_negative, of_positive = residuals
-    slope = of_positive * jax.nn.sigmoid(values) - of_negative * jax.nn.sigmoid(-values)
-    return slope * cotangent, softplus(-values) * cotangent, softplus(values) * cotangent
-
-
-softplus_of_both_signs.defvjp(_of_both_signs_fwd, _of_both_signs_bwd)
 
 
 def log_cosh(values: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:

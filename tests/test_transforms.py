@@ -13,6 +13,7 @@ from jax.sharding import Mesh, PartitionSpec as P
 
 import jaxloss
 from jaxloss import primitives
+from jaxloss._autodiff import custom_vjp
 from tests.cases import BASE, CASES, OF_EACH_KIND, PRIMITIVES, each
 from tests.helpers import quick_jit
 
@@ -273,6 +274,43 @@ def test_export(case):
     assert exported.platforms == PLATFORMS
     if case in OF_EACH_KIND:
         chex.assert_trees_all_close(exported.call(*arrays), function(*arrays), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("loops", [False, True])
+def test_a_value_beside_its_gradient_follows_the_rule(loops, x64):
+    """Where both are differentiated, JAX differentiates a forward pass: this one is NaN at 0."""
+
+    def forward(pair, labels, factor):
+        x, weight = pair
+        return factor * weight * jnp.sqrt(jnp.square(x)), (pair, labels)
+
+    def backward(factor, residuals, cotangent):
+        (x, weight), _ = residuals
+        slope = factor * jnp.sign(x) * cotangent
+        return (slope * weight, slope * x), None
+
+    @functools.partial(custom_vjp, static=1, loops=loops)
+    def function(pair, labels, factor):
+        return forward(pair, labels, factor)[0]
+
+    function.defvjp(forward, backward)
+
+    def both(x):
+        losses, pullback = jax.vjp(lambda x: function((x, x - 2), np.arange(3), 5), x)
+        return losses, pullback(jnp.ones_like(losses))[0]
+
+    x, direction = jnp.array([0.0, -2.0, 3.0]), jnp.array([1.0, -1.0, 3.0])
+    gradient, curvature = 5 * jnp.sign(x) * (2 * x - 2), 10 * jnp.sign(x)
+    for form in (both, jax.jit(both), jax.checkpoint(both)):
+        _, tangents = jax.jvp(form, (x,), (direction,))
+        chex.assert_trees_all_close(tangents, (gradient * direction, curvature * direction))
+        for part, expected in enumerate((gradient, curvature)):
+            reverse = jax.grad(lambda x, form=form, part=part: jnp.sum(form(x)[part]))(x)
+            np.testing.assert_allclose(reverse, expected)
+        _, again = jax.jvp(lambda x, form=form: jax.jvp(form, (x,), (x,))[1][0], (x,), (x,))
+        np.testing.assert_allclose(again, gradient * x + curvature * jnp.square(x))
+    in_rows = jax.vmap(lambda x: jax.jvp(both, (x,), (direction,))[1][0])(jnp.stack([-x, x]))
+    np.testing.assert_allclose(in_rows[1], gradient * direction)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
