@@ -38,9 +38,7 @@ class custom_vjp:  # noqa: N801  (stands where `jax.custom_vjp` would)
             them.
         static: how many of the last arguments are static (hashable Python values). As in
             `jax.custom_vjp`, `fwd` takes them in place and `bwd` takes them first.
-        loops: whether `bwd` computes in a loop what its products multiply. Transposed twice, JAX
-            would compute that for all steps beforehand, and store it; so reverse mode is given
-            `bwd` as it stands.
+        loops: whether `bwd` has a loop.
         alike: whether all arguments are to vary over the same mesh axes in `shard_map`. A rule with
             collectives of its own says what varies, with `vary_alike`.
     """
@@ -160,7 +158,7 @@ def _pushforward(function: Callable[..., Any], loops: bool, *args: Any) -> tuple
         return function(*jax.tree.unflatten(structure, _replaced(leaves, active, values)), *static)
 
     output, pullback = jax.vjp(restricted, *(leaves[n] for n in active))
-    return output, _transposed(pullback, output, directions, loops)
+    return output, transposed(pullback, output, directions, loops=loops)
 
 
 def _pushforward_beside(bwd: Callable[..., Any], loops: bool, *args: Any) -> tuple[Any, Any]:
@@ -173,7 +171,7 @@ def _pushforward_beside(bwd: Callable[..., Any], loops: bool, *args: Any) -> tup
         return tuple(gradients[n] for n in active)
 
     pullback = jax.tree_util.Partial(restricted, residuals)
-    return output, _transposed(pullback, output, directions, loops)
+    return output, transposed(pullback, output, directions, loops=loops)
 
 
 def _active(tangents: Any) -> tuple[list[int], list[Any]]:
@@ -185,24 +183,6 @@ def _active(tangents: Any) -> tuple[list[int], list[Any]]:
     leaves = jax.tree.leaves(tangents)
     places = [n for n, tangent in enumerate(leaves) if type(tangent) is not SymbolicZero]
     return places, [leaves[n] for n in places]
-
-
-def _transposed(
-    pullback: Callable[..., Any], output: Any, directions: Sequence[Any], loops: bool
-) -> Any:
-    if loops:
-        return transposed(pullback, output, directions)
-
-    # Under reverse mode the pushforward is partially evaluated and transposed back. The checkpoint
-    # makes the pullback's own residuals all that is stored; without CSE barriers the compiled
-    # program equals that of the bare custom_vjp.
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def pushforward(pullback: Callable[..., Any], *directions: Any) -> Any:
-        # The type, not a bare shape: in shard_map it says over which mesh axes the output varies.
-        types = jax.tree.map(jax.typeof, output)
-        return jax.linear_transpose(pullback, types)(directions)[0]
-
-    return pushforward(pullback, *directions)
 
 
 def _replaced(items: Sequence[Any], places: Sequence[int], values: Sequence[Any]) -> list[Any]:
