@@ -29,8 +29,8 @@ class custom_vjp:  # noqa: N801  (stands where `jax.custom_vjp` would)
     The `fwd` function must compute with plain maths, never by calling the decorated function, and
     `bwd` must be linear in the cotangent by JAX's own account (products, sums, selections); both
     are differentiated for derivatives of higher order, so residuals carry their derivative: what
-    must not (a maximum that is only a shift) goes through `jax.lax.stop_gradient`. The output that
-    `fwd` gives beside them follows the rule there too, as it does alone.
+    must not (a maximum that is only a shift) goes through `jax.lax.stop_gradient`. The value that
+    `fwd` returns follows the rule when reverse mode is differentiated again, at every order.
 
     Args:
         function: the primal function, of arrays or pytrees of arrays, and of static arguments,
@@ -61,25 +61,24 @@ class custom_vjp:  # noqa: N801  (stands where `jax.custom_vjp` would)
         self._every.defjvp(
             functools.partial(_pushforward, self._reverse, loops), symbolic_zeros=True
         )
-        self._beside = jax.custom_jvp(
-            lambda output, residuals, *args: output,
-            nondiff_argnums=tuple(n + 2 for n in static_argnums),
-        )
-        self._loops = loops
+        self._static_argnums, self._loops = static_argnums, loops
 
     def defvjp(self, fwd: Callable[..., Any], bwd: Callable[..., Any]) -> None:
         """Define the rule, as `jax.custom_vjp.defvjp` does."""
-
         # Once reverse mode is differentiated, as a function that takes value and gradient together
         # is for its second derivative, what JAX differentiates is `fwd` as it stands: of a value at
         # a kink, or of an infinite one, it would find another derivative than the rule's, or NaN.
-        @functools.wraps(fwd)
+        beside = jax.custom_jvp(
+            lambda output, residuals, *args: output,
+            nondiff_argnums=tuple(n + 2 for n in self._static_argnums),
+        )
+
         def ruled(*args: Any) -> tuple[Any, Any]:
             output, residuals = fwd(*args)
-            return self._beside(output, residuals, *args), residuals
+            return beside(output, residuals, *args), residuals
 
-        self._beside.defjvp(
-            functools.partial(_pushforward_beside, bwd, self._loops), symbolic_zeros=True
+        beside.defjvp(
+            functools.partial(_pushforward_beside, beside, bwd, self._loops), symbolic_zeros=True
         )
         self._reverse.defvjp(ruled, bwd)
 
@@ -161,16 +160,24 @@ def _pushforward(function: Callable[..., Any], loops: bool, *args: Any) -> tuple
     return output, transposed(pullback, output, directions, loops=loops)
 
 
-def _pushforward_beside(bwd: Callable[..., Any], loops: bool, *args: Any) -> tuple[Any, Any]:
+def _pushforward_beside(
+    beside: Callable[..., Any], bwd: Callable[..., Any], loops: bool, *args: Any
+) -> tuple[Any, Any]:
     *static, (output, residuals, *primals), (_, _, *tangents) = args
-    structure: Any = jax.tree.structure(tuple(primals))
     active, directions = _active(tangents)
 
+    def zeros_for_none(gradient: Any, primal: Any) -> Any:
+        return jax.tree.map(jnp.zeros_like, primal) if gradient is None else gradient
+
     def restricted(residuals: Any, cotangent: Any) -> tuple[Any, ...]:
-        gradients = structure.flatten_up_to(tuple(bwd(*static, residuals, cotangent)))
-        return tuple(gradients[n] for n in active)
+        gradients = tuple(bwd(*static, residuals, cotangent))
+        whole = jax.tree.map(zeros_for_none, gradients, tuple(primals), is_leaf=lambda g: g is None)
+        leaves = jax.tree.leaves(whole)
+        return tuple(leaves[n] for n in active)
 
     pullback = jax.tree_util.Partial(restricted, residuals)
+    # The output again as a value with this rule: what takes the derivative of this one meets it.
+    output = beside(output, residuals, *primals, *static)
     return output, transposed(pullback, output, directions, loops=loops)
 
 

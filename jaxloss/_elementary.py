@@ -260,9 +260,9 @@ _softplus.defvjp(_softplus_fwd, _softplus_bwd)
 
 
 def softplus_of_both_signs(values: Array, of_negative: Array, of_positive: Array) -> Array:
-    """That of -x and that of x, weighted, for values under a rule: at 0 there is a kink.
+    """Softplus of -x and of x, weighted; a weight of 0 drops what is infinite.
 
-    A weight of 0 drops what is infinite.
+    It has no rule of its own but kinks at 0, so it is for values under a rule.
     """
     # a s(-x) + b s(x) = (a + b) log(1 + e^-|x|) + b max(x, 0) - a min(x, 0), by arithmetic alone,
     # which a sum takes in without writing it to memory.

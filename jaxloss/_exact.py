@@ -224,7 +224,7 @@ _LOG_COEFFICIENTS = (
 
 
 def log_one_plus_tail(values: Array) -> Array:
-    """log(1 + e^-|x|), for values under a rule: at 0 it has a kink."""
+    """log(1 + e^-|x|), which has no rule of its own but a kink at 0: for values under a rule."""
     tail = exp(-jnp.abs(values))
     if tail.dtype != jnp.float32:
         return log_one_plus(tail)

@@ -65,6 +65,15 @@ def hvp(f, xs, ts):
     return jax.jvp(lambda *xs: grad(f, xs, ts), xs, ts)
 
 
+def value_beside_gradient(f, xs, ts):
+    """By the last argument, of the value that comes with the gradient by the first."""
+
+    def value(*xs):
+        return jax.value_and_grad(functools.partial(scalar, f))(*xs)[0]
+
+    return jax.grad(value, len(xs) - 1)(*xs)
+
+
 def third_order(f, xs, ts):
     return jax.jvp(lambda *xs: hvp(f, xs, ts)[1], xs, ts)
 
@@ -175,7 +184,7 @@ def test_every_mode(case, x64):
 def test_first_and_second_order(case, x64):
     """Every row, and what losses are made of, in fewer modes."""
     xs, ts, ours, plain = problem(case, copies=2)
-    modes = (value_and_grad, jvp, hvp)
+    modes = (value_and_grad, jvp, hvp, value_beside_gradient)
     actual, expected = (
         quick_jit(jax.vmap(every_mode(jax.jit(f), modes)))(xs, ts) for f in (ours, plain)
     )
@@ -311,6 +320,21 @@ def test_a_value_beside_its_gradient_follows_the_rule(loops, x64):
         np.testing.assert_allclose(again, gradient * x + curvature * jnp.square(x))
     in_rows = jax.vmap(lambda x: jax.jvp(both, (x,), (direction,))[1][0])(jnp.stack([-x, x]))
     np.testing.assert_allclose(in_rows[1], gradient * direction)
+
+    def by_x(weight):
+        return jax.value_and_grad(lambda x: jnp.sum(function((x, weight), np.arange(3), 5)))(x)[0]
+
+    np.testing.assert_allclose(jax.grad(by_x)(x - 2), 5 * jnp.abs(x))
+
+
+def test_a_nonlinear_function_of_a_loss_at_its_kink_has_all_derivatives(x64):
+    """Of s^2, where s is log 2 and its derivatives are 1/2, 1/4 and 0."""
+    actual, derivative = [], lambda x: jnp.square(primitives.softplus(x))
+    for order in range(4):
+        actual.append(derivative(0.0))
+        derivative = (jax.grad, jax.jacfwd)[order % 2](derivative)
+    expected = [np.log(2) ** 2, np.log(2), (1 + np.log(2)) / 2, 0.75]
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
