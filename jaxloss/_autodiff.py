@@ -13,7 +13,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxloss._linear_map import transposed
+from jaxloss._linear_map import transposed, vary, varying_axes
 
 T = TypeVar("T")
 
@@ -30,15 +30,16 @@ class custom_vjp:  # noqa: N801  (stands where `jax.custom_vjp` would)
     `bwd` must be linear in the cotangent by JAX's own account (products, sums, selections); both
     are differentiated for derivatives of higher order, so residuals carry their derivative: what
     must not (a maximum that is only a shift) goes through `jax.lax.stop_gradient`. The value that
-    `fwd` returns follows the rule when reverse mode is differentiated again, at every order.
+    `fwd` returns follows the rule when reverse mode is differentiated again, at every order. For an
+    output that nobody uses `bwd` is given zeros, as by `jax.custom_vjp`.
 
     Args:
         function: the primal function, of arrays or pytrees of arrays, and of static arguments,
-            these last, to a floating array or a pytree of
-            them.
+            these last, to a floating array or a pytree of them.
         static: how many of the last arguments are static (hashable Python values). As in
             `jax.custom_vjp`, `fwd` takes them in place and `bwd` takes them first.
-        loops: whether `bwd` has a loop.
+        loops: whether `bwd` has a loop of its own (`scan`, `map`, `fori_loop`), which JAX 0.7
+            transposes only once it is linearized.
         alike: whether all arguments are to vary over the same mesh axes in `shard_map`. A rule with
             collectives of its own says what varies, with `vary_alike`.
     """
@@ -124,47 +125,34 @@ def vary_alike(tree: T, others: Any = (), *, over: Any = (), within: Any = ()) -
         within: names of axes not to vary over, but where an array does already.
     """
     arrays = [leaf for leaf in jax.tree.leaves((tree, others)) if isinstance(leaf, jax.Array)]
-    axes = frozenset[Any](over).union(*map(_manual_axes, arrays)) - frozenset(within)
+    axes = frozenset[Any](over).union(*map(varying_axes, map(jax.typeof, arrays))) - frozenset(
+        within
+    )
 
     def cast(leaf: Any) -> Any:
-        missing = axes - _manual_axes(leaf) if isinstance(leaf, jax.Array) else ()
-        return _vary(leaf, tuple(missing)) if missing else leaf
+        missing = axes - varying_axes(jax.typeof(leaf)) if isinstance(leaf, jax.Array) else ()
+        return vary(leaf, tuple(missing)) if missing else leaf
 
     return jax.tree.map(cast, tree)
-
-
-def _manual_axes(array: jax.Array) -> frozenset[Any]:
-    array_type: Any = jax.typeof(array)
-    # JAX 0.10 moved what was `vma`.
-    return array_type.vma if hasattr(array_type, "vma") else array_type.manual_axis_type.varying
-
-
-def _vary(array: jax.Array, axes: tuple[Any, ...]) -> jax.Array:
-    # JAX 0.8.2 renamed what was `pvary`.
-    return (
-        jax.lax.pcast(array, axes, to="varying")
-        if hasattr(jax.lax, "pcast")
-        else jax.lax.pvary(array, axes)  # type: ignore[attr-defined]
-    )
 
 
 def _pushforward(function: Callable[..., Any], loops: bool, *args: Any) -> tuple[Any, Any]:
     *static, primals, tangents = args
     leaves, structure = jax.tree.flatten(primals)
-    active, directions = _active(tangents)
+    active, directions, whole = _active(tangents)
 
     def restricted(*values: Any) -> Any:
         return function(*jax.tree.unflatten(structure, _replaced(leaves, active, values)), *static)
 
     output, pullback = jax.vjp(restricted, *(leaves[n] for n in active))
-    return output, transposed(pullback, output, directions, loops=loops)
+    return output, transposed(pullback, output, directions, whole=whole, loops=loops)
 
 
 def _pushforward_beside(
     beside: Callable[..., Any], bwd: Callable[..., Any], loops: bool, *args: Any
 ) -> tuple[Any, Any]:
     *static, (output, residuals, *primals), (_, _, *tangents) = args
-    active, directions = _active(tangents)
+    active, directions, whole = _active(tangents)
 
     def zeros_for_none(gradient: Any, primal: Any) -> Any:
         return jax.tree.map(jnp.zeros_like, primal) if gradient is None else gradient
@@ -178,18 +166,21 @@ def _pushforward_beside(
     pullback = jax.tree_util.Partial(restricted, residuals)
     # The output again as a value with this rule: what takes the derivative of this one meets it.
     output = beside(output, residuals, *primals, *static)
-    return output, transposed(pullback, output, directions, loops=loops)
+    return output, transposed(pullback, output, directions, whole=whole, loops=loops)
 
 
-def _active(tangents: Any) -> tuple[list[int], list[Any]]:
+def _active(tangents: Any) -> tuple[list[int], list[Any], bool]:
     """The places of those leaves along which there is a derivative, and their tangents.
 
     Integer inputs and inputs that nobody differentiates arrive as symbolic zeros. They stay out of
-    the transpose, so nothing is stored or computed on their behalf.
+    the transpose, so nothing is stored or computed on their behalf. The last says whether all
+    floating leaves are among them.
     """
     leaves = jax.tree.leaves(tangents)
     places = [n for n, tangent in enumerate(leaves) if type(tangent) is not SymbolicZero]
-    return places, [leaves[n] for n in places]
+    others: list[Any] = [leaf.aval for leaf in leaves if type(leaf) is SymbolicZero]
+    whole = not any(jnp.issubdtype(other.dtype, jnp.inexact) for other in others)
+    return places, [leaves[n] for n in places], whole
 
 
 def _replaced(items: Sequence[Any], places: Sequence[int], values: Sequence[Any]) -> list[Any]:

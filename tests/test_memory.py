@@ -253,3 +253,16 @@ def test_deriving_forward_mode_costs_reverse_mode_nothing(loss, monkeypatch):
     for figure in ("flops", "bytes accessed"):
         assert ours.cost_analysis()[figure] <= bare.cost_analysis()[figure]
     assert ours.memory_analysis().temp_size_in_bytes <= bare.memory_analysis().temp_size_in_bytes
+
+
+def test_a_pullback_holds_only_what_its_gradients_depend_on():
+    """Of a divergence along log-probabilities the targets, along targets both."""
+    log_probs, targets = jnp.full((250, 128), -np.log(128.0)), jnp.full((250, 128), 1 / 128)
+
+    def held(function, argument):
+        arrays = jax.tree.leaves(jax.vjp(function, argument)[1])
+        return sum(array.nbytes for array in arrays if array.size > 1)
+
+    assert held(lambda x: jaxloss.kl_divergence(x, targets).sum(), log_probs) == targets.nbytes
+    both = held(lambda y: jaxloss.kl_divergence(log_probs, y).sum(), targets)
+    assert both <= 2 * targets.nbytes

@@ -337,6 +337,34 @@ def test_a_nonlinear_function_of_a_loss_at_its_kink_has_all_derivatives(x64):
     np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
+@pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="needs jax.set_mesh")
+def test_vmap_over_an_axis_that_types_say_is_sharded():
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    rng = np.random.default_rng(7)
+    logits, labels = jnp.asarray(rng.normal(size=(8, 5)), jnp.float32), jnp.arange(8) % 5
+
+    def modes(z, y):
+        loss = functools.partial(jaxloss.cross_entropy, targets=y)
+        return jax.grad(loss)(z), jax.jvp(jax.grad(loss), (z,), (z,))[1]
+
+    expected = jax.vmap(modes)(logits, labels)
+    with jax.set_mesh(mesh):
+        spread = (
+            jax.device_put(a, jax.sharding.NamedSharding(mesh, P("data"))) for a in (logits, labels)
+        )
+        actual = jax.jit(jax.vmap(modes))(*spread)
+    chex.assert_trees_all_close(actual, jax.device_get(expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["linear_cross_entropy", "binary_cross_entropy_with_logits"])
+def test_no_tracer_outlives_its_trace(loss):
+    case = next(case for case in BASE if case.name == loss)
+    first, *others = map(jnp.asarray, case.arrays(np.random.default_rng(8), np.float32))
+    with jax.checking_leaks():
+        gradient = jax.jit(jax.grad(lambda x: jnp.sum(case(x, *others))))(first)
+    assert np.isfinite(gradient).all()
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize(
     "loss",
