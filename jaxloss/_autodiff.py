@@ -125,9 +125,8 @@ def vary_alike(tree: T, others: Any = (), *, over: Any = (), within: Any = ()) -
         within: names of axes not to vary over, but where an array does already.
     """
     arrays = [leaf for leaf in jax.tree.leaves((tree, others)) if isinstance(leaf, jax.Array)]
-    axes = frozenset[Any](over).union(*map(varying_axes, map(jax.typeof, arrays))) - frozenset(
-        within
-    )
+    present = (varying_axes(jax.typeof(array)) for array in arrays)
+    axes = frozenset[Any](over).union(*present) - frozenset(within)
 
     def cast(leaf: Any) -> Any:
         missing = axes - varying_axes(jax.typeof(leaf)) if isinstance(leaf, jax.Array) else ()
