@@ -11,8 +11,9 @@ from jax import Array
 
 from jaxloss._autodiff import afresh, custom_vjp
 from jaxloss._exact import product as product_of
+from jaxloss._lanes import Rows, packed
 from jaxloss._row_blocks import by_rows
-from jaxloss._vectors import divided, power_of, power_of_each
+from jaxloss._vectors import divided, power_of_each
 
 # With f = a.b / a.a and r = b - f a, the part of b that is orthogonal to a,
 #
@@ -93,34 +94,34 @@ def _sums(first: Array, second: Array, axis: int) -> _Sums:
     return _Sums(_Vector(*found[:3]), _Vector(*found[3:]), product, orthogonal)
 
 
-def sums_in_turn(axis: int, first: Array, second: Array) -> tuple[Array, ...]:
-    """Of each vector power, square and rest; the product, and |r|^2. One sum after the other."""
-    powers = power_of(first, axis), power_of(second, axis)
-    scaled = divided(first, powers[0]), divided(second, powers[1])
-    squares = [_finite(_dot(vectors, vectors, axis)) for vectors in scaled]
-    # What several fusions share XLA writes to memory; so each sum has the scaled vectors anew, from
-    # powers behind a barrier.
-    again = _again(powers)
-    product = _dot(divided(first, again[0]), divided(second, again[1]), axis)
-    again = _again(again)
-    to, vector = divided(first, again[0]), divided(second, again[1])
-    rests = (
-        _dot(_left(to, vector, squares[0], product), to, axis) / _nonzero(squares[0]),
-        _dot(_left(vector, to, squares[1], product), vector, axis) / _nonzero(squares[1]),
-    )
-    again = _again(again)
-    to, vector = divided(first, again[0]), divided(second, again[1])
-    orthogonal = _left(to, vector, squares[0], product) - rests[0] * to
+def sums_in_turn(rows: Rows, axis: int, first: Array, second: Array) -> tuple[Array, ...]:
+    """Of each vector power, square and rest; the product, and |r|^2. Four readings."""
+    powers = [power_of_each(m) for m in rows.maxima(axis, *map(_sizes, (first, second)))]
+
+    def scaled(*statistics: Array) -> tuple[Array, ...]:
+        # What several fusions share XLA writes to memory; so each has the scaled vectors anew, from
+        # powers behind a barrier.
+        power, other, *found = packed(axis, *powers, *statistics)
+        return divided(first, power), divided(second, other), *found
+
+    to, vector = scaled()
+    *squares, product = rows.sums(axis, to * to, vector * vector, to * vector)
+    squares = [_finite(square) for square in squares]
+    factors = [product / _nonzero(square) for square in squares]
+    to, vector, *again = scaled(*factors)
+    rests = rows.sums(axis, _left(to, vector, again[0]) * to, _left(vector, to, again[1]) * vector)
+    rests = [rest / _nonzero(square) for rest, square in zip(rests, squares, strict=True)]
+    to, vector, factor, rest = scaled(factors[0], rests[0])
+    [orthogonal] = rows.sums(axis, jnp.square(_left(to, vector, factor) - rest * to))
     return (
-        powers[0],
-        squares[0],
-        rests[0],
-        powers[1],
-        squares[1],
-        rests[1],
-        product,
-        _dot(orthogonal, orthogonal, axis),
+        *(powers[0], squares[0], rests[0]),
+        *(powers[1], squares[1], rests[1]),
+        *(product, orthogonal),
     )
+
+
+def _sizes(vectors: Array) -> Array:
+    return jnp.abs(jax.lax.stop_gradient(vectors))
 
 
 # Where memory is what takes the time, powers, squares and product are of one reading, as in
@@ -148,12 +149,11 @@ def sums_together(axis: int, first: Array, second: Array) -> tuple[Array, ...]:
         left = ((product - along) - lost_of_along) + (c_lost - factor * lost)
         rests.append(left / _nonzero(square))
     to, vector = divided(first, powers[0]), divided(second, powers[1])
-    orthogonal = _left(to, vector, squares[0], product) - rests[0] * to
+    orthogonal = _left(to, vector, product / _nonzero(squares[0])) - rests[0] * to
     return (
         *(powers[0], squares[0], rests[0]),
         *(powers[1], squares[1], rests[1]),
-        product,
-        _dot(orthogonal, orthogonal, axis),
+        *(product, jnp.sum(jnp.square(orthogonal), axis, keepdims=True)),
     )
 
 
@@ -175,14 +175,14 @@ def _merged(one: Any, other: Any) -> tuple[Array, ...]:
     return *powers, *sums
 
 
-def _left(to: Array, vector: Array, square: Array, product: Array) -> Array:
+def _left(to: Array, vector: Array, factor: Array) -> Array:
     """What is left of a vector when its part along another is taken out, but for rounding.
 
     Dekker's product gives the rounding error of factor * to, which near parallel vectors is as
     large as what is left; to derivatives it is a constant 0. The factor was rounded, so a little
     along `to` is left.
     """
-    along, lost = product_of(product / _nonzero(square), to)
+    along, lost = product_of(factor, to)
     return (vector - along) - lost
 
 
@@ -208,18 +208,9 @@ def _slope(
     # Constants to derivatives: that of a quotient by one would square it, and overflow.
     power, power_of_other = jax.lax.stop_gradient((of_vector.power, of_other.power))
     to, scaled = divided(vector, power), divided(other, power_of_other)
-    orthogonal = _left(to, scaled, of_vector.square, product) - of_vector.rest * to
+    orthogonal = _left(to, scaled, product / _nonzero(of_vector.square)) - of_vector.rest * to
     slope = orthogonal / _root(of_vector.square * of_other.square) / power
     return jnp.where((of_vector.square == 0) | (of_other.square == 0), 0, slope)
-
-
-def _again(powers: Any) -> Any:
-    """The same to XLA's eyes another, and a constant to derivatives, as powers are."""
-    return jax.lax.stop_gradient(jax.lax.optimization_barrier(powers))
-
-
-def _dot(first: Array, second: Array, axis: int) -> Array:
-    return jnp.sum(first * second, axis, keepdims=True)
 
 
 def _finite(square: Array) -> Array:

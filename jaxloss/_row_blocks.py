@@ -12,22 +12,24 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._autodiff import vary_alike
+from jaxloss._lanes import IN_LANES, ONE_BY_ONE
 
-# A CPU takes several sums of the same rows one after the other, and what one of them has read of
-# large arrays the cache has lost before the next begins. Of a few rows at a time it holds all, and
-# what XLA writes in between is as small.
+# A CPU reads the same rows several times, and what one reading has brought into the cache of large
+# arrays is lost before the next begins. Of a few rows at a time the cache holds all, and what XLA
+# writes in between is as small.
 
-_BLOCK = 2**17  # Elements of each array.
+_BLOCK = 2**18  # Elements of all arrays.
 
 Sums = Callable[..., tuple[Array, ...]]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def by_rows(sums: Sums, elsewhere: Sums, axis: int, *arrays: Array) -> tuple[Any, ...]:
-    """`sums(axis, *arrays)`, each 1 along the axis, which a CPU takes of some rows at a time.
+    """`sums(rows, axis, *arrays)`, each 1 along the axis, which a CPU takes of some at a time.
 
-    `sums` is a function of a module: it is compiled once for all calls with arrays of a shape.
-    `elsewhere` gives the same on anything but a CPU; derivatives are those of `sums`.
+    `sums` is a function of a module, so that it is compiled once for all calls with arrays of a
+    shape; it reduces by the `Rows` that it is given. `elsewhere(axis, *arrays)` gives the same on
+    anything but a CPU; derivatives are those of `sums`.
     """
     return jax.lax.platform_dependent(
         *arrays,
@@ -38,7 +40,7 @@ def by_rows(sums: Sums, elsewhere: Sums, axis: int, *arrays: Array) -> tuple[Any
 
 @by_rows.defjvp
 def _by_rows_jvp(sums: Any, elsewhere: Any, axis: int, primals: Any, tangents: Any) -> Any:
-    return jax.jvp(functools.partial(sums, axis), primals, tangents)
+    return jax.jvp(functools.partial(sums, ONE_BY_ONE, axis), primals, tangents)
 
 
 def where_known(statistic: Array, total: Array) -> Array:
@@ -52,16 +54,17 @@ def where_known(statistic: Array, total: Array) -> Array:
 
 
 def some_rows_at_a_time(sums: Sums, axis: int, *arrays: Array) -> tuple[Any, ...]:
-    """`sums(axis, *arrays)`, of some rows at a time if they lie together, on one device."""
+    """`sums(rows, axis, *arrays)` on a CPU, of some rows at a time if they lie together."""
     *before, width = arrays[0].shape
-    # Along another axis what is read together does not lie together. Sums of sums end here too: a
-    # block has not the rows of two. A size of an exported program may be a symbol.
-    if axis != len(before) or not all(isinstance(size, int) for size in (*before, width)):
-        return sums(axis, *arrays)
-    count, size = math.prod(before), max(_BLOCK // width, 1)
-    if not 2 * size <= count < 2**31 or _may_be_spread(arrays):
-        return sums(axis, *arrays)
-    found = _loop(sums, size, *(array.reshape(count, width) for array in arrays))
+    # Along another axis what is read together does not lie together. A size of an exported program
+    # may be a symbol.
+    known = all(isinstance(size, int) for size in (*before, width))
+    if axis != len(before) or not known or _may_be_spread(arrays):
+        return sums(ONE_BY_ONE, axis, *arrays)
+    count, size = math.prod(before), max(_BLOCK // sum(array.shape[-1] for array in arrays), 1)
+    if not 2 * size <= count < 2**31:
+        return sums(IN_LANES, axis, *arrays)
+    found = _loop(sums, size, *(array.reshape(count, array.shape[-1]) for array in arrays))
     return tuple(array.reshape(*before, 1) for array in found)
 
 
@@ -75,7 +78,7 @@ def _may_be_spread(arrays: Sequence[Array]) -> bool:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _loop(sums: Sums, size: int, *arrays: Array) -> tuple[Any, ...]:
     count = len(arrays[0])
-    found = jax.eval_shape(functools.partial(sums, 1), *arrays)
+    found = jax.eval_shape(functools.partial(sums, ONE_BY_ONE, 1), *arrays)
     first = vary_alike([jnp.zeros(array.shape, array.dtype) for array in found], arrays)
 
     def step(block: Array, found: list[Array]) -> list[Array]:
@@ -84,7 +87,7 @@ def _loop(sums: Sums, size: int, *arrays: Array) -> tuple[Any, ...]:
         rows = [jax.lax.dynamic_slice_in_dim(array, start, size) for array in arrays]
         return [
             jax.lax.dynamic_update_slice_in_dim(array, new, start, 0)
-            for array, new in zip(found, sums(1, *rows), strict=True)
+            for array, new in zip(found, sums(IN_LANES, 1, *rows), strict=True)
         ]
 
     return tuple(jax.lax.fori_loop(0, -(-count // size), step, first))

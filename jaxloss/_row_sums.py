@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss import _check
-from jaxloss._exact import exponential_and_change, exponential_to_store
+from jaxloss._exact import exponential_and_change, exponential_below
+from jaxloss._lanes import ONE_BY_ONE, STORED, Rows
 from jaxloss._row_blocks import some_rows_at_a_time
 
 # The softmax family stands on row statistics that never cancel. With m = max_j z_j,
@@ -55,9 +57,12 @@ def less_maximum(logits: Array, maximum: Array) -> tuple[Array, Array]:
     # In this order: of a maximum that XLA's CPU backend fuses into a sum, NaN stays if second.
     logits = jnp.maximum(jnp.maximum(maximum - reach, float(limits.min)), logits)
     shifted = logits - maximum
-    part = shifted - logits
-    error = (logits - (shifted - part)) - (maximum + part)
-    return shifted, jax.lax.stop_gradient(error)
+    return shifted, jax.lax.stop_gradient(_lost(logits, maximum, shifted))
+
+
+def _lost(first: Array, second: Array, difference: Array) -> Array:
+    part = difference - first
+    return (first - (difference - part)) - (second + part)
 
 
 def exponentials_of(logits: Array, maximum: Array) -> Array:
@@ -65,9 +70,34 @@ def exponentials_of(logits: Array, maximum: Array) -> Array:
     return exponential_and_change(*less_maximum(logits, maximum))
 
 
+@jax.custom_jvp
 def stored_exponentials_of(logits: Array, maximum: Array) -> Array:
-    """The same nearer to the truth, where they are written to memory and not summed at once."""
-    return exponential_to_store(*less_maximum(logits, maximum))
+    """The same, where they are written to memory and not summed at once.
+
+    On a CPU they are nearer to the truth, by operations that XLA does not fuse into sums.
+    """
+    return _stored(logits, maximum)
+
+
+# Compiled by itself, lest each call outside jit compile the choice anew.
+@jax.jit
+def _stored(logits: Array, maximum: Array) -> Array:
+    return jax.lax.platform_dependent(
+        logits, maximum, cpu=_exponentials_below, default=exponentials_of
+    )
+
+
+def _exponentials_below(logits: Array, maximum: Array) -> Array:
+    shifted = logits - maximum
+    return exponential_below(shifted, _lost(logits, maximum, shifted))
+
+
+@stored_exponentials_of.defjvp
+def _stored_exponentials_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    exponentials = stored_exponentials_of(*primals)
+    # What is 0 stays 0, whatever its tangent is.
+    change = jnp.where(exponentials == 0, 0, tangents[0] - tangents[1])
+    return exponentials, exponentials * change
 
 
 # In what follows, arithmetic and no comparison: XLA fuses arithmetic into a reduction on every
@@ -108,33 +138,35 @@ def is_below(logits: Array, maximum: Array) -> Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def maximum_and_others(logits: Array, index: Array, axis: int, stored: bool) -> tuple[Array, Array]:
     """m, and T_k of the class at the index; `stored` where a gradient will have the same terms."""
-    return jax.lax.platform_dependent(
-        logits,
-        index,
-        cpu=functools.partial(maximum_and_others_twice, axis=axis, stored=stored),
-        default=functools.partial(maximum_and_others_once, axis=axis),
-    )
+    if stored:
+        # In one piece, as the gradient takes them.
+        twice = functools.partial(maximum_and_others_twice, STORED, axis)
+    else:
+        twice = functools.partial(some_rows_at_a_time, maximum_and_others_twice, axis)
+    once = functools.partial(maximum_and_others_once, axis)
+    return jax.lax.platform_dependent(logits, index, cpu=twice, default=once)
 
 
 @maximum_and_others.defjvp
 def _maximum_and_others_jvp(axis: int, stored: bool, primals: Any, tangents: Any) -> Any:
     logits, index = primals
+    rows = STORED if stored else ONE_BY_ONE
     return jax.jvp(
-        lambda z: maximum_and_others_twice(z, index, axis, stored), (logits,), tangents[:1]
+        lambda z: maximum_and_others_twice(rows, axis, z, index), (logits,), tangents[:1]
     )
 
 
 def maximum_and_others_twice(
-    logits: Array, index: Array, axis: int, stored: bool = False
+    rows: Rows, axis: int, logits: Array, index: Array
 ) -> tuple[Array, Array]:
     """The same, read twice."""
     scores = logits.astype(_check.wide(logits))
     maximum = row_maximum(scores, axis)
-    terms = exponentials_but(scores, maximum, index, axis, stored)
-    return maximum, jnp.sum(terms, axis, keepdims=True)
+    [rest] = rows.sums(axis, exponentials_but(scores, maximum, index, axis, not rows.fused))
+    return maximum, rest
 
 
-def maximum_and_others_once(logits: Array, index: Array, axis: int) -> tuple[Array, Array]:
+def maximum_and_others_once(axis: int, logits: Array, index: Array) -> tuple[Array, Array]:
     """The same, read once."""
     scores = logits.astype(_check.wide(logits))
     score = jnp.take_along_axis(logits, index, axis).astype(scores.dtype)
@@ -164,28 +196,31 @@ def maximum_rest_and_ties(axis: int, logits: Array, *weights: Array) -> tuple[Ar
 
 @maximum_rest_and_ties.defjvp
 def _maximum_rest_and_ties_jvp(axis: int, primals: Any, tangents: Any) -> Any:
-    return jax.jvp(functools.partial(maximum_rest_and_ties_twice, axis), primals, tangents)
+    sums = functools.partial(maximum_rest_and_ties_twice, ONE_BY_ONE, axis)
+    return jax.jvp(sums, primals, tangents)
 
 
-def maximum_rest_and_ties_twice(axis: int, logits: Array, *weights: Array) -> tuple[Array, ...]:
-    """The same, read twice."""
+def maximum_rest_and_ties_twice(
+    rows: Rows,
+    axis: int,
+    logits: Array,
+    *weights: Array,
+    more: Callable[[Array], tuple[Array, ...]] = lambda maximum: (),
+) -> tuple[Array, ...]:
+    """The same, read twice; and the sums of more terms, which are functions of the maximum."""
     scores = logits.astype(_check.wide(logits))
     maximum = row_maximum(scores, axis)
-    exponentials = exponentials_of(scores, maximum)
-    # Behind barriers: what several fusions share, be it the broadcast of m, XLA writes to memory.
-    again = jax.lax.optimization_barrier(maximum)
+    of = exponentials_of if rows.fused else stored_exponentials_of
+    exponentials = of(scores, maximum)
+    again = rows.again(maximum)
     below = is_below(scores, again)
     # T carries the derivative of S, and r none.
     attained = jax.lax.stop_gradient(exponentials * (1 - below))
-    rest = jnp.sum(exponentials - attained, axis, keepdims=True)
-    below = is_below(scores, jax.lax.optimization_barrier(again))
-    ties = scores.shape[axis] - jnp.sum(below, axis, keepdims=True)
-    sums = [
-        jnp.sum(array * where, axis, keepdims=True)
-        for array in weights
-        for where in (below, 1 - below)
-    ]
-    return maximum, rest, jax.lax.stop_gradient(ties), *sums
+    apart = is_below(scores, rows.again(again))
+    terms = [array * where for array in weights for where in (apart, 1 - apart)]
+    terms += more(maximum)
+    rest, lower, *sums = rows.sums(axis, exponentials - attained, apart, *terms)
+    return maximum, rest, jax.lax.stop_gradient(scores.shape[axis] - lower), *sums
 
 
 def maximum_rest_and_ties_once(axis: int, logits: Array, *weights: Array) -> tuple[Array, ...]:

@@ -19,6 +19,7 @@ from jaxloss import _check
 from jaxloss._autodiff import custom_vjp
 from jaxloss._elementary import safe_product
 from jaxloss._exact import exp, inverse
+from jaxloss._lanes import Rows
 from jaxloss._row_blocks import by_rows, where_known
 from jaxloss._row_sums import (
     exponentials_but,
@@ -27,6 +28,8 @@ from jaxloss._row_sums import (
     less_maximum,
     maximum_and_others,
     maximum_rest_and_ties,
+    maximum_rest_and_ties_once,
+    maximum_rest_and_ties_twice,
     stored_exponentials_of,
 )
 
@@ -244,15 +247,26 @@ def _expected_log_softmax(logits: Array, probabilities: Array, axis: int) -> Arr
 def _expected_log_softmax_fwd(
     logits: Array, probabilities: Array, axis: int
 ) -> tuple[Array, tuple[Any, ...]]:
-    value, *found, below, at = by_rows(
-        _expected_log_softmax_sums, _expected_log_softmax_sums, axis, logits, probabilities
-    )
+    value, *found, below, at = by_rows(_sums_in_turn, _sums_elsewhere, axis, logits, probabilities)
     return jnp.squeeze(value, axis), (probabilities, (logits, *found), below, at)
 
 
-def _expected_log_softmax_sums(axis: int, logits: Array, probabilities: Array) -> tuple[Array, ...]:
+def _sums_in_turn(rows: Rows, axis: int, logits: Array, probabilities: Array) -> tuple[Array, ...]:
     factors = probabilities.astype(_check.wide(logits))
-    *found, below, at = maximum_rest_and_ties(axis, logits, factors)
+
+    def shifted(maximum: Array) -> tuple[Array]:
+        return (safe_product(factors, logits.astype(maximum.dtype) - maximum),)
+
+    maximum, rest, ties, below, at, total = maximum_rest_and_ties_twice(
+        rows, axis, logits, factors, more=shifted
+    )
+    value = total - safe_product(below + at, _log1p(rest + (ties - 1)))
+    return value, maximum, rest, ties, below, at
+
+
+def _sums_elsewhere(axis: int, logits: Array, probabilities: Array) -> tuple[Array, ...]:
+    factors = probabilities.astype(_check.wide(logits))
+    *found, below, at = maximum_rest_and_ties_once(axis, logits, factors)
     terms = safe_product(factors, _log_probs(logits, *found))
     return jnp.sum(terms, axis, keepdims=True), *found, below, at
 

@@ -14,7 +14,7 @@ from jaxloss._exact import (
     exp,
     exponential,
     exponential_and_change,
-    exponential_to_store,
+    exponential_below,
     inverse,
     tanh,
 )
@@ -365,21 +365,22 @@ def test_exponentials_with_what_rounding_took_off(dtype, rng, x64):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_exponentials_to_store(dtype, rng, x64):
+def test_exponentials_up_to_0(dtype, rng, x64):
     limits = np.finfo(dtype)
     # The rounding of x is put back to first order, and no more.
     values = -np.concatenate([rng.uniform(0, 87, 500), rng.exponential(size=500)]).astype(dtype)
     lost = (values * limits.eps * rng.uniform(-0.5, 0.5, 1000)).astype(dtype)
     truths = [mpmath.exp(v + d) for v, d in zip(exact(values), exact(lost), strict=True)]
     units = exact(np.spacing(np.array(truths, dtype)))
-    for function, bound in ((exponential_to_store, 1.15), (exponential_and_change, 2)):
+    for function, bound in ((exponential_below, 1.15), (exponential_and_change, 2)):
         found = jax.jit(function)(values, lost)
         errors = [abs(f - t) / u for f, t, u in zip(exact(found), truths, units, strict=True)]
         assert max(errors) < bound
     lowest = np.log(limits.tiny) * dtype(1 - 2e-6)
-    ends = jnp.array([0, -1e4, lowest, jnp.nan], dtype)
-    expected = [1, 0, np.exp(lowest), np.nan]
-    np.testing.assert_allclose(exponential_to_store(ends, 0 * ends), expected, rtol=1e-5)
+    ends = jnp.array([0, -1e4, -limits.max, lowest, jnp.nan, -jnp.inf], dtype)
+    expected = [1, 0, 0, np.exp(lowest), np.nan, 0]
+    # What was lost of infinity is NaN.
+    np.testing.assert_allclose(exponential_below(ends, ends - ends), expected, rtol=1e-5)
 
 
 def test_exponentials_of_float64(rng, x64):

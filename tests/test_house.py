@@ -25,6 +25,7 @@ FLOORS = {
     "_exact": 2,
     "_options": 2,
     "_products": 2,
+    "_lanes": 0,
     "_row_blocks": 2,
     "_elementary": 3,
     "_row_sums": 3,

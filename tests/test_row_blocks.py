@@ -9,10 +9,15 @@ import pytest
 from jax import export
 
 import jaxloss
-from jaxloss import _row_blocks
+from jaxloss import _cosine, _row_blocks
+from jaxloss._lanes import IN_LANES, ONE_BY_ONE
 from jaxloss._row_blocks import by_rows
-from jaxloss._row_sums import maximum_rest_and_ties_once, maximum_rest_and_ties_twice
-from tests.test_row_sums import ODD, ROWS, arrays_of
+from jaxloss._row_sums import (
+    maximum_and_others_twice,
+    maximum_rest_and_ties_once,
+    maximum_rest_and_ties_twice,
+)
+from tests.test_row_sums import ODD, ODD_VECTORS, ROWS, arrays_of
 
 
 @pytest.fixture
@@ -30,9 +35,9 @@ def in_blocks(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
-@pytest.mark.parametrize("elements", [5, 10, 20, 1000], ids=lambda n: f"blocks of {n}")
+@pytest.mark.parametrize("elements", [10, 20, 40, 1000], ids=lambda n: f"blocks of {n}")
 def test_rows_taken_some_at_a_time_have_the_same_sums(elements, dtype, in_blocks):
-    # Fifteen rows of five: blocks of one row, of two and of four, of which the last overlap.
+    # Fifteen rows of five in two arrays: one row, two or four at a time, of which the last overlap.
     in_blocks(elements)
     rows = jnp.array(np.concatenate([ROWS, ODD, ROWS[:2]]), dtype)
     weights = jnp.linspace(0, 1, rows.size, dtype=jnp.float32).reshape(rows.shape)
@@ -45,24 +50,77 @@ def test_rows_taken_some_at_a_time_have_the_same_sums(elements, dtype, in_blocks
             by_rows, maximum_rest_and_ties_twice, maximum_rest_and_ties_once, axis
         )
         found = arrays_of(sums, *arrays)
-        expected = arrays_of(functools.partial(maximum_rest_and_ties_twice, axis), *arrays)
+        expected = arrays_of(
+            functools.partial(maximum_rest_and_ties_twice, ONE_BY_ONE, axis), *arrays
+        )
         for got, known in zip(found, expected, strict=True):
             np.testing.assert_array_equal(got, known)
+
+
+def padded(rows, width, filling):
+    """The same rows with more columns, in a random order."""
+    more = np.full((len(rows), width - rows.shape[1]), filling, rows.dtype)
+    return np.random.default_rng(0).permutation(np.concatenate([rows, more], 1), axis=1)
+
+
+WIDTHS = pytest.mark.parametrize("width", [63, 64, 65, 127, 130])
+
+
+def in_both_ways(sums, *arrays):
+    return (arrays_of(functools.partial(sums, rows, 1), *arrays) for rows in (IN_LANES, ONE_BY_ONE))
+
+
+# In float64 the order of a sum shows in its last digits alone.
+
+
+@WIDTHS
+def test_a_softmax_has_the_same_sums_in_lanes(width, x64):
+    scores = padded(np.concatenate([ROWS, ODD]), width, -2.0).astype(np.float64)
+    weights = np.linspace(0, 1, scores.size).reshape(scores.shape)
+    index = np.argmin(scores, 1)[:, None]  # Not at infinity, which a selection drops.
+    for sums, array in ((maximum_rest_and_ties_twice, weights), (maximum_and_others_twice, index)):
+        for found, expected in zip(*in_both_ways(sums, scores, array), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-13)
+
+
+@WIDTHS
+def test_cosines_have_the_same_sums_in_lanes(width, x64):
+    vectors = padded(ODD_VECTORS, width, 0.5).astype(np.float64)
+    first, second = np.repeat(vectors, 6, 0), np.tile(vectors, (6, 1))
+    finite = np.isfinite(first).all(1) & np.isfinite(second).all(1)
+    lanes, one_by_one = in_both_ways(_cosine.sums_in_turn, first, second)
+    # Of each vector the rest is not compared: it is what rounding left, of other sums.
+    for place in (0, 1, 3, 4, 6, 7):
+        found, expected = lanes[place][finite], one_by_one[place][finite]
+        np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-25)
+    assert not np.isfinite(lanes[7][~finite]).any()
+
+
+def test_wide_rows_are_reduced_in_lanes():
+    def program(rows, width):
+        arrays = [jax.ShapeDtypeStruct((3, width), jnp.float32)] * 2
+        return jax.jit(functools.partial(_cosine.sums_in_turn, rows, 1)).lower(*arrays).as_text()
+
+    assert "x4x16xf32" in program(IN_LANES, 64)
+    assert "x4x15xf32" not in program(IN_LANES, 63)
+    assert "x4x16xf32" not in program(ONE_BY_ONE, 64)
 
 
 def of_probabilities(logits, probabilities):
     return jaxloss.cross_entropy(logits, probabilities, label_smoothing=0.1)
 
 
-of_each_loss = pytest.mark.parametrize(
-    "loss_of_rows", [of_probabilities, jaxloss.cosine_distance], ids=lambda f: f.__name__
-)
+LOSSES = [of_probabilities, jaxloss.cosine_distance]
+of_each_loss = pytest.mark.parametrize("loss_of_rows", LOSSES, ids=lambda f: f.__name__)
 
 
 @of_each_loss
 @pytest.mark.parametrize("mode", [jax.grad, jax.jacfwd, jax.hessian], ids=lambda f: f.__name__)
-def test_rows_taken_some_at_a_time_have_the_same_derivatives(loss_of_rows, mode, rng, in_blocks):
-    logits = jnp.array(rng.normal(size=(2, 7, 5)))
+@pytest.mark.parametrize("width", [5, 70])
+def test_rows_taken_some_at_a_time_have_the_same_derivatives(
+    loss_of_rows, mode, width, rng, in_blocks
+):
+    logits = jnp.array(rng.normal(size=(2, 7, width)))
     probabilities = jax.nn.softmax(jnp.array(rng.normal(size=logits.shape)))
 
     def derivative():
@@ -72,7 +130,7 @@ def test_rows_taken_some_at_a_time_have_the_same_derivatives(loss_of_rows, mode,
         return np.asarray(jax.jit(mode(loss))(logits))
 
     expected = derivative()
-    in_blocks(10)
+    in_blocks(4 * width)
     np.testing.assert_allclose(derivative(), expected, rtol=1e-5, atol=1e-7)
 
 
@@ -86,7 +144,7 @@ def loops(loss, *arrays):
 @of_each_loss
 def test_only_large_arrays_on_one_device_are_taken_some_rows_at_a_time(loss_of_rows, in_blocks):
     assert loops(loss_of_rows, LARGE, LARGE) == 0  # The tests have several devices.
-    in_blocks(2**17)
+    in_blocks(2**18)
     assert loops(loss_of_rows, LARGE, LARGE) == 1
     for rows, expected in ((255, 0), (256, 1)):  # Of 128 a block.
         array = jax.ShapeDtypeStruct((rows, 1024), jnp.float32)

@@ -9,6 +9,7 @@ import pytest
 
 import jaxloss
 from jaxloss import _cosine
+from jaxloss._lanes import ONE_BY_ONE
 from jaxloss._row_sums import (
     highest_and_ties_once,
     highest_and_ties_twice,
@@ -40,6 +41,10 @@ WEIGHTS = np.linspace(0, 1, ROWS.size, dtype=np.float32).reshape(ROWS.shape)
 LABELS = [[k] * len(ROWS) for k in (0, 1, 4)]
 
 
+others_twice = functools.partial(maximum_and_others_twice, ONE_BY_ONE)
+rest_and_ties_twice = functools.partial(maximum_rest_and_ties_twice, ONE_BY_ONE)
+
+
 def arrays_of(function, *arrays):
     return [np.asarray(found) for found in jax.jit(function)(*arrays)]
 
@@ -48,8 +53,8 @@ def arrays_of(function, *arrays):
 def test_the_sum_of_the_others_is_the_same(labels):
     index = jnp.array(labels)[:, None]
     (m, rest), (n, other) = (
-        arrays_of(functools.partial(function, axis=1), ROWS, index)
-        for function in (maximum_and_others_once, maximum_and_others_twice)
+        arrays_of(functools.partial(function, 1), ROWS, index)
+        for function in (maximum_and_others_once, others_twice)
     )
     np.testing.assert_array_equal(m, n)
     np.testing.assert_allclose(rest, other, rtol=5e-7, atol=1e-37)
@@ -58,7 +63,7 @@ def test_the_sum_of_the_others_is_the_same(labels):
 def test_the_sum_below_the_maximum_and_its_ties_are_the_same():
     once, twice = (
         arrays_of(functools.partial(function, 1), ROWS, WEIGHTS)
-        for function in (maximum_rest_and_ties_once, maximum_rest_and_ties_twice)
+        for function in (maximum_rest_and_ties_once, rest_and_ties_twice)
     )
     np.testing.assert_array_equal(once[0], twice[0])
     np.testing.assert_allclose(once[1], twice[1], rtol=5e-7, atol=1e-37)
@@ -70,9 +75,7 @@ def test_the_sum_below_the_maximum_and_its_ties_are_the_same():
 @pytest.mark.parametrize("label", [0, 3])
 def test_what_is_no_softmax_is_nan(label):
     index = jnp.full((len(ODD), 1), label)
-    assert np.all(
-        np.isnan(arrays_of(functools.partial(maximum_and_others_once, axis=1), ODD, index)[1])
-    )
+    assert np.all(np.isnan(arrays_of(functools.partial(maximum_and_others_once, 1), ODD, index)[1]))
     assert np.all(np.isnan(arrays_of(functools.partial(maximum_rest_and_ties_once, 1), ODD)[1]))
 
 
@@ -92,7 +95,7 @@ def test_no_accuracy_is_lost_in_merging(ahead, rng, monkeypatch):
     logits = (3 * rng.normal(size=(256, 1024))).astype(np.float32)
     labels = rng.integers(0, 1024, 256)
     logits[np.arange(256), labels] += ahead
-    others = functools.partial(maximum_and_others_once, axis=1)
+    others = functools.partial(maximum_and_others_once, 1)
     m, rest = arrays_of(others, logits, labels[:, None])
     exact = np.exp(logits.astype(np.float64) - np.asarray(m, np.float64))
     exact[np.arange(256), labels] = 0
@@ -129,8 +132,8 @@ def test_other_dtypes_and_axes_are_served(dtype):
     with x64_enabled():
         logits, index = jnp.asarray(ROWS[:4].T, dtype), jnp.array([[0, 1, 0, 3]])
         for once, twice in (
-            (maximum_and_others_once(logits, index, 0), maximum_and_others_twice(logits, index, 0)),
-            (maximum_rest_and_ties_once(0, logits), maximum_rest_and_ties_twice(0, logits)),
+            (maximum_and_others_once(0, logits, index), others_twice(0, logits, index)),
+            (maximum_rest_and_ties_once(0, logits), rest_and_ties_twice(0, logits)),
         ):
             for found, expected in zip(once, twice, strict=True):
                 assert found.dtype == expected.dtype and found.shape == expected.shape == (1, 4)
@@ -163,7 +166,7 @@ def test_the_sums_of_cosines_are_the_same_of_one_reading():
     first, second = np.repeat(ODD_VECTORS, 6, 0), np.tile(ODD_VECTORS, (6, 1))
     once, twice = (
         arrays_of(functools.partial(sums, 1), first, second)
-        for sums in (_cosine.sums_together, _cosine.sums_in_turn)
+        for sums in (_cosine.sums_together, functools.partial(_cosine.sums_in_turn, ONE_BY_ONE))
     )
     finite = np.isfinite(first).all(1) & np.isfinite(second).all(1)
     # Of each vector the rest is not compared: it is what rounding left, of other sums.
