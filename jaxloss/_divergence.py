@@ -14,6 +14,7 @@ from jaxloss import _check, _checked, _options
 from jaxloss._autodiff import apart, custom_vjp
 from jaxloss._elementary import quotient
 from jaxloss._exact import exp, exponential, exponential_excess, log_one_plus
+from jaxloss._row_blocks import row_sum
 
 
 def _reduced(
@@ -26,7 +27,7 @@ def _reduced(
     *,
     normalized: bool = True,
 ) -> Array:
-    """The sum over the axis of an elementwise divergence, of distributions unless told so."""
+    """A divergence of rows, of distributions unless told so."""
     log_targets = _options.flag(function, "log_targets", log_targets)
     scores, masses = _check.matched(function, log_probs=log_probs, targets=targets)
     axis = _check.reduced_axis(function, axis, log_probs=scores)
@@ -34,7 +35,7 @@ def _reduced(
         # As they came: the sum of rounded numbers is not 1.
         _checked.distributions(function, axis, logs=True, log_probs=jnp.asarray(log_probs))
         _checked.distributions(function, axis, logs=log_targets, targets=jnp.asarray(targets))
-    return jnp.sum(divergence(scores, masses, log_targets), axis)
+    return divergence(scores, masses, log_targets, axis)
 
 
 def _logarithms(targets: Array, log_targets: bool) -> Array:
@@ -45,10 +46,9 @@ def _logarithms(targets: Array, log_targets: bool) -> Array:
     return jnp.where(zero, -jnp.inf, jnp.log(jnp.where(zero, 1, targets)))
 
 
-def _to_targets(slope: Array, probabilities: Array, log_targets: bool) -> Array:
+def _to_targets(slope: Array, masses: Array, log_targets: bool) -> Array:
     """The derivative with respect to what was given as targets, 0 for a target of no mass."""
-    kept = jnp.where(probabilities == 0, 0, slope)
-    return probabilities * kept if log_targets else kept
+    return jnp.where(masses == 0, 0, masses * slope if log_targets else slope)
 
 
 @_check.known_keywords
@@ -95,9 +95,9 @@ def kl_divergence(
     return _reduced("kl_divergence", _relative_entropy, log_probs, targets, log_targets, axis)
 
 
-@functools.partial(custom_vjp, static=1)
-def _relative_entropy(log_probs: Array, targets: Array, log_targets: bool) -> Array:
-    return _relative_entropy_fwd(log_probs, targets, log_targets)[0]
+@functools.partial(custom_vjp, static=2)
+def _relative_entropy(log_probs: Array, targets: Array, log_targets: bool, axis: int) -> Array:
+    return _relative_entropy_fwd(log_probs, targets, log_targets, axis)[0]
 
 
 # t (log t - log p): -t with respect to log p, log t - log p + 1 to t. The value is of arithmetic
@@ -108,8 +108,13 @@ def _relative_entropy(log_probs: Array, targets: Array, log_targets: bool) -> Ar
 
 
 def _relative_entropy_fwd(
-    log_probs: Array, targets: Array, log_targets: bool
+    log_probs: Array, targets: Array, log_targets: bool, axis: int
 ) -> tuple[Array, tuple[Array, Array]]:
+    value = row_sum(_relative_entropy_terms, axis, log_targets, log_probs, targets)
+    return value, (log_probs, targets)
+
+
+def _relative_entropy_terms(log_targets: bool, log_probs: Array, targets: Array) -> Array:
     limits = jnp.finfo(targets.dtype)
     smallest, largest = float(limits.tiny), float(limits.max)
     # Barred from XLA, which would make a clip of two bounds, that does not fuse.
@@ -122,12 +127,13 @@ def _relative_entropy_fwd(
         masses, logarithms = targets, jnp.log(targets + (1 - jnp.square(jnp.sign(targets))))
     difference = logarithms - log_probs
     beyond = jnp.minimum(jnp.maximum(difference * smallest, 1), most)
-    return masses * jnp.minimum(bound, difference) * beyond, (log_probs, targets)
+    return masses * jnp.minimum(bound, difference) * beyond
 
 
 def _relative_entropy_bwd(
-    log_targets: bool, residuals: tuple[Array, Array], cotangent: Array
+    log_targets: bool, axis: int, residuals: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
+    cotangent = jnp.expand_dims(cotangent, axis)
     log_probs, targets = _recomputed(residuals) if log_targets else residuals
     masses = exp(targets) if log_targets else targets
     change = _logarithms(targets, log_targets) - log_probs
@@ -188,9 +194,9 @@ def generalized_kl_divergence(
     )
 
 
-@functools.partial(custom_vjp, static=1)
-def _bregman(log_probs: Array, targets: Array, log_targets: bool) -> Array:
-    return _bregman_fwd(log_probs, targets, log_targets)[0]
+@functools.partial(custom_vjp, static=2)
+def _bregman(log_probs: Array, targets: Array, log_targets: bool, axis: int) -> Array:
+    return _bregman_fwd(log_probs, targets, log_targets, axis)[0]
 
 
 # With d = log p - log t a term is t (e^d - 1 - d), and its derivatives are p - t with respect to
@@ -207,8 +213,13 @@ def _bregman(log_probs: Array, targets: Array, log_targets: bool) -> Array:
 
 
 def _bregman_fwd(
-    log_probs: Array, targets: Array, log_targets: bool
+    log_probs: Array, targets: Array, log_targets: bool, axis: int
 ) -> tuple[Array, tuple[Array, Array]]:
+    value = row_sum(_bregman_terms, axis, log_targets, log_probs, targets, long=True)
+    return value, (log_probs, targets)
+
+
+def _bregman_terms(log_targets: bool, log_probs: Array, targets: Array) -> Array:
     _, masses, gap = _masses(log_probs, targets, log_targets)
     if log_targets:
         change = log_probs - targets
@@ -219,12 +230,13 @@ def _bregman_fwd(
         near, share = _where_small(_share(gap, masses), 0.5)
         term = share * (gap - masses * _artanh_rest(share))
     far = gap - masses * jnp.where(masses == 0, 0, change)
-    return jnp.where(near, term, far), (log_probs, targets)
+    return jnp.where(near, term, far)
 
 
 def _bregman_bwd(
-    log_targets: bool, residuals: tuple[Array, Array], cotangent: Array
+    log_targets: bool, axis: int, residuals: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
+    cotangent = jnp.expand_dims(cotangent, axis)
     log_probs, targets = _recomputed(residuals)
     _, masses, gap = _masses(log_probs, targets, log_targets)
     change = log_probs - _logarithms(targets, log_targets)
@@ -327,9 +339,9 @@ def js_divergence(
     return _reduced("js_divergence", _jensen_shannon, log_probs, targets, log_targets, axis)
 
 
-@functools.partial(custom_vjp, static=1)
-def _jensen_shannon(log_probs: Array, targets: Array, log_targets: bool) -> Array:
-    return _jensen_shannon_fwd(log_probs, targets, log_targets)[0]
+@functools.partial(custom_vjp, static=2)
+def _jensen_shannon(log_probs: Array, targets: Array, log_targets: bool, axis: int) -> Array:
+    return _jensen_shannon_fwd(log_probs, targets, log_targets, axis)[0]
 
 
 # With s = (p - t) / (p + t) the shares are p / m = 1 + s and t / m = 1 - s, and a term is
@@ -341,8 +353,13 @@ def _jensen_shannon(log_probs: Array, targets: Array, log_targets: bool) -> Arra
 
 
 def _jensen_shannon_fwd(
-    log_probs: Array, targets: Array, log_targets: bool
+    log_probs: Array, targets: Array, log_targets: bool, axis: int
 ) -> tuple[Array, tuple[Array, Array]]:
+    value = row_sum(_jensen_shannon_terms, axis, log_targets, log_probs, targets, long=True)
+    return value, (log_probs, targets)
+
+
+def _jensen_shannon_terms(log_targets: bool, log_probs: Array, targets: Array) -> Array:
     predicted, masses, gap = _masses(log_probs, targets, log_targets)
     share = jnp.where(masses < 0, jnp.nan, _share(gap, masses))
     near, small = _where_small(share, 0.5)
@@ -352,13 +369,13 @@ def _jensen_shannon_fwd(
         series = squares * (series + 1 / (2 * n * (2 * n - 1)))
     far = predicted * _log_of_share(share, predicted, masses)
     far = far + masses * _log_of_share(-share, masses, predicted)
-    value = jnp.where(near, (predicted / 2 + masses / 2) * series, far / 2)
-    return value, (log_probs, targets)
+    return jnp.where(near, (predicted / 2 + masses / 2) * series, far / 2)
 
 
 def _jensen_shannon_bwd(
-    log_targets: bool, residuals: tuple[Array, Array], cotangent: Array
+    log_targets: bool, axis: int, residuals: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
+    cotangent = jnp.expand_dims(cotangent, axis)
     log_probs, targets = _recomputed(residuals)
     predicted, masses, gap = _masses(log_probs, targets, log_targets)
     share = jnp.where(masses < 0, jnp.nan, _share(gap, masses))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._autodiff import vary_alike
-from jaxloss._lanes import IN_LANES, ONE_BY_ONE
+from jaxloss._lanes import IN_LANES, ONE_BY_ONE, Rows
 
 # A CPU reads the same rows several times, and what one reading has brought into the cache of large
 # arrays is lost before the next begins. Of a few rows at a time the cache holds all, and what XLA
@@ -41,6 +41,27 @@ def by_rows(sums: Sums, elsewhere: Sums, axis: int, *arrays: Array) -> tuple[Any
 @by_rows.defjvp
 def _by_rows_jvp(sums: Any, elsewhere: Any, axis: int, primals: Any, tangents: Any) -> Any:
     return jax.jvp(functools.partial(sums, ONE_BY_ONE, axis), primals, tangents)
+
+
+def row_sum(
+    terms: Callable[..., Array], axis: int, static: Any, *arrays: Array, long: bool = False
+) -> Array:
+    """The sum over the axis of `terms(static, *arrays)`, a function of a module.
+
+    `long` says whether a term takes many operations: then a CPU writes some rows of them.
+    """
+    in_turn, elsewhere = _sums_of(terms, static, long)
+    [total] = by_rows(in_turn, elsewhere, axis, *arrays)
+    return jnp.squeeze(total, axis)
+
+
+# The same functions for all calls, so that each is compiled once.
+@functools.cache
+def _sums_of(terms: Callable[..., Array], static: Any, long: bool) -> tuple[Sums, Sums]:
+    def in_turn(rows: Rows, axis: int, *arrays: Array) -> tuple[Array, ...]:
+        return tuple((ONE_BY_ONE if long else rows).sums(axis, terms(static, *arrays)))
+
+    return in_turn, functools.partial(in_turn, ONE_BY_ONE)
 
 
 def where_known(statistic: Array, total: Array) -> Array:

@@ -110,7 +110,7 @@ def of_probabilities(logits, probabilities):
     return jaxloss.cross_entropy(logits, probabilities, label_smoothing=0.1)
 
 
-LOSSES = [of_probabilities, jaxloss.cosine_distance]
+LOSSES = [of_probabilities, jaxloss.cosine_distance, jaxloss.kl_divergence, jaxloss.js_divergence]
 of_each_loss = pytest.mark.parametrize("loss_of_rows", LOSSES, ids=lambda f: f.__name__)
 
 
