@@ -131,12 +131,14 @@ def growth(cells: Cells, dtype: str) -> Table:
     """Nanoseconds of an element of value and gradient, and where more elements cost more each.
 
     A knee is the first size from 2^16 on whose element costs half as much again as at any before.
+    Where an element of the floor costs as much more too, it is memory's; where not, it may be what
+    is held in between.
     """
-    lines: dict[str, dict[int, float]] = defaultdict(dict)
+    lines: dict[str, dict[int, dict[str, Row]]] = defaultdict(dict)
     for (loss, _, *kind), libraries in cells.items():
         ours = libraries[OURS]
         if kind == [dtype, GRADIENT] and loss in ELEMENTWISE and "ms" in ours:
-            lines[loss][ours["elements"]] = 1e6 * ours["ms"] / ours["elements"]
+            lines[loss][ours["elements"]] = libraries
     sizes = sorted({size for line in lines.values() for size in line})
     table = Table(title=f"nanoseconds for an element, {GRADIENT}, {dtype}")
     table.add_column("loss", no_wrap=True)
@@ -144,18 +146,40 @@ def growth(cells: Cells, dtype: str) -> Table:
         table.add_column(f"2^{round(math.log2(size))}", justify="right", no_wrap=True)
     table.add_column("knee", no_wrap=True)
     for loss, line in lines.items():
-        table.add_row(loss, *(number(line.get(size)) for size in sizes), _knee(line))
+        costs = _costs(line, OURS)
+        table.add_row(loss, *(number(costs.get(size)) for size in sizes), _knee(line))
     return table
 
 
-def _knee(line: dict[int, float]) -> str:
-    from_here = [(size, line[size]) for size in sorted(line) if size >= 2**16]
+def _costs(line: dict[int, dict[str, Row]], library: str) -> dict[int, float]:
+    """Nanoseconds of an element by the number of elements, from few to many."""
+    rows = {size: line[size].get(library, {}) for size in sorted(line)}
+    return {size: 1e6 * row["ms"] / size for size, row in rows.items() if "ms" in row}
+
+
+def _knee(line: dict[int, dict[str, Row]]) -> str:
+    found = _rise(_costs(line, OURS))
+    if found is None:
+        return ""
+    of_floor = _rise({s: cost for s, cost in _costs(line, FLOOR).items() if s <= found})
+    held = line[found][OURS].get("temporary bytes", 0)
+    why = ""
+    if of_floor is not None:
+        why = ": memory, as for the floor"
+    elif held > TEMPORARIES * found:
+        why = f": {number(held / 1e6)} MB held"
+    return f"2^{round(math.log2(found))}{why}"
+
+
+def _rise(costs: dict[int, float]) -> int | None:
+    """The first size from 2^16 on whose element costs half as much again as at any before."""
     least = math.inf
-    for size, cost in from_here:
-        if cost > 1.5 * least:
-            return f"2^{round(math.log2(size))}"
-        least = min(least, cost)
-    return ""
+    for size, cost in costs.items():
+        if size >= 2**16:
+            if cost > 1.5 * least:
+                return size
+            least = min(least, cost)
+    return None
 
 
 def compared(cells: Cells, before: Cells) -> Table:

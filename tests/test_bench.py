@@ -98,8 +98,32 @@ def test_what_was_to_be_reached_is_held_to_its_limit():
 def test_a_knee_is_where_an_element_costs_half_as_much_again():
     costs = {2**14: 9.0, 2**16: 1.0, 2**18: 1.2, 2**20: 1.6, 2**22: 1.6}
     rows = [row(speed.OURS, elements=n, size=n, ms=cost * n / 1e6) for n, cost in costs.items()]
-    table = report.growth(report.by_cell(rows), "float32")
-    assert list(table.columns[-1].cells) == ["2^20"]
+
+    def knee(*more):
+        table = report.growth(report.by_cell([*rows, *more]), "float32")
+        return list(table.columns[-1].cells)
+
+    assert knee() == ["2^20"]
+    rows[3]["temporary bytes"] = 5e6
+    assert knee() == ["2^20: 5 MB held"]
+    # The floor's cost per element rises later, or there too.
+    for after, expected in ((2**22, "2^20: 5 MB held"), (2**20, "2^20: memory, as for the floor")):
+        of_floor = {n: 2.0 if n >= after else 1.0 for n in costs}
+        floors = [
+            row(speed.FLOOR, elements=n, size=n, ms=cost * n / 1e6) for n, cost in of_floor.items()
+        ]
+        assert knee(*floors) == [expected]
+
+
+def test_torch_compile_is_timed_at_the_largest_size_alone(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        speed, "measured", lambda cell, peers, rounds: asked.append((cell.size[0], peers)) or []
+    )
+    monkeypatch.setattr(speed, "bandwidth", lambda: 1.0)
+    bench.main(["huber", "--largest", "12", "--json", str(tmp_path / "none.json")])
+    assert {size for size, peers in asked} == {2**10, 2**12}
+    assert {size for size, peers in asked if speed.COMPILED in peers} == {2**12}
 
 
 def test_only_ratios_whose_quartiles_part_are_a_change():
