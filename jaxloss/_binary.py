@@ -14,6 +14,7 @@ from jaxloss import _check, _checked, _options
 from jaxloss._autodiff import afresh, apart, custom_vjp
 from jaxloss._elementary import quotient, softplus_of_both_signs
 from jaxloss._exact import exp, exponential, log_one_plus, product
+from jaxloss._parts import summed_in_parts
 from jaxloss.primitives import safe_power, safe_product, softplus
 
 
@@ -381,3 +382,7 @@ def _wrong(logits: Array, targets: Array, gamma: Array) -> _Wrong:
     correction = jnp.where(never, 0, missing / jnp.where(never, 1, numerator * scale))
     power = safe_power(ratio, gamma)
     return _Wrong(tail, numerator, power + power * (gamma * jax.lax.stop_gradient(correction)))
+
+
+summed_in_parts(binary_cross_entropy, binary_cross_entropy_with_logits)
+summed_in_parts(sigmoid_focal, long=True)

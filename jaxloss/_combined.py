@@ -174,6 +174,11 @@ def crosses_checked(loss: Loss) -> bool:
     return any(isinstance(layer, _checked.Checked) for layer in _layers(loss))
 
 
+def binds_arrays(loss: Loss) -> bool:
+    """Whether a partial has taken positional arguments away."""
+    return any(isinstance(layer, functools.partial) and layer.args for layer in _layers(loss))
+
+
 def refuse_no_loss(name: str, loss: Any) -> None:
     """Raise unless it is a loss, and one that has not reduced its batch."""
     if not callable(loss):

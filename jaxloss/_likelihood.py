@@ -13,6 +13,7 @@ from jaxtyping import Float, Real
 from jaxloss import _check, _options
 from jaxloss._autodiff import custom_vjp
 from jaxloss._exact import exp
+from jaxloss._parts import summed_in_parts
 from jaxloss.primitives import safe_product, xlogy
 
 
@@ -144,3 +145,6 @@ def _floored_bwd(floor: Array, cotangent: Array) -> tuple[Array, Array]:
 
 
 _floored.defvjp(_floored_fwd, _floored_bwd)
+
+
+summed_in_parts(poisson_nll, gaussian_nll)

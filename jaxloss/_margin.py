@@ -15,6 +15,7 @@ from jaxloss import _check, _options
 from jaxloss._autodiff import apart, custom_vjp
 from jaxloss._elementary import is_positive
 from jaxloss._exact import exp, log_one_plus_tail
+from jaxloss._parts import summed_in_parts
 from jaxloss.primitives import positive_part
 
 
@@ -369,3 +370,6 @@ def margin_ranking(
     )
     margin = _options.number(function, "margin", margin).astype(first.dtype)
     return _hinge(first - second, signs, margin)
+
+
+summed_in_parts(hinge, squared_hinge, perceptron, soft_margin, hinge_embedding, margin_ranking)

@@ -11,6 +11,7 @@ from jaxloss import _check, _options
 from jaxloss._autodiff import afresh, apart, custom_vjp
 from jaxloss._elementary import is_positive
 from jaxloss._exact import log_one_plus
+from jaxloss._parts import summed_in_parts
 from jaxloss.primitives import absolute, positive_part
 
 
@@ -349,3 +350,6 @@ def absolute_percentage_error(
     )
     nothing = (predictions == 0) & (targets == 0)
     return absolute(predictions - targets) / absolute(jnp.where(nothing, 1, targets))
+
+
+summed_in_parts(quantile, epsilon_insensitive, absolute_percentage_error)

@@ -80,7 +80,7 @@ def some_rows_at_a_time(sums: Sums, axis: int, *arrays: Array) -> tuple[Any, ...
     # Along another axis what is read together does not lie together. A size of an exported program
     # may be a symbol.
     known = all(isinstance(size, int) for size in (*before, width))
-    if axis != len(before) or not known or _may_be_spread(arrays):
+    if axis != len(before) or not known or may_be_spread(arrays):
         return sums(ONE_BY_ONE, axis, *arrays)
     count, size = math.prod(before), max(_BLOCK // sum(array.shape[-1] for array in arrays), 1)
     if not 2 * size <= count < 2**31:
@@ -89,8 +89,8 @@ def some_rows_at_a_time(sums: Sums, axis: int, *arrays: Array) -> tuple[Any, ...
     return tuple(array.reshape(*before, 1) for array in found)
 
 
-def _may_be_spread(arrays: Sequence[Array]) -> bool:
-    """Whether rows may lie on several devices, onto each of which the loop would gather them."""
+def may_be_spread(arrays: Sequence[Array]) -> bool:
+    """Whether arrays may lie on several devices, onto each of which a loop would gather them."""
     specs = [jax.typeof(array).sharding.spec for array in arrays]
     return jax.device_count() > 1 or any(axis is not None for spec in specs for axis in spec)
 

@@ -28,6 +28,7 @@ FLOORS = {
     "_lanes": 0,
     "_row_blocks": 2,
     "_elementary": 3,
+    "_parts": 3,
     "_row_sums": 3,
     "_vectors": 3,
     "_combined": 3,

@@ -175,8 +175,8 @@ def test_rows_that_a_type_says_are_spread_are_not_taken_some_at_a_time(in_blocks
     in_blocks(10)
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    assert _row_blocks._may_be_spread([jax.device_put(jnp.ones((8, 5)), rows)])
-    assert not _row_blocks._may_be_spread([jnp.ones((8, 5))])
+    assert _row_blocks.may_be_spread([jax.device_put(jnp.ones((8, 5)), rows)])
+    assert not _row_blocks.may_be_spread([jnp.ones((8, 5))])
 
 
 def test_rows_taken_some_at_a_time_in_shard_map(rng, in_blocks):

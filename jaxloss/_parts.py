@@ -1,0 +1,98 @@
+"""Sums of elementwise losses, a part at a time where that is the faster."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.custom_derivatives import SymbolicZero
+
+from jaxloss import _check, _checked
+from jaxloss._lanes import IN_LANES, ONE_BY_ONE
+from jaxloss._row_blocks import may_be_spread
+
+# XLA's CPU backend takes a loss into its sum operation by operation, or, unless that is arithmetic
+# alone, writes it to memory. A few numbers at a time it sums in lanes, or writes them where the
+# cache holds them. The gradient takes nothing from the value of these losses, so it is computed of
+# all at once, as ever.
+
+_PART = 2**17
+_WIDTH = 2**10
+
+Loss = Callable[..., Array]
+_long: weakref.WeakKeyDictionary[Loss, bool] = weakref.WeakKeyDictionary()
+
+
+def summed_in_parts(*losses: Loss, long: bool = False) -> None:
+    """Say that losses give one value for each number of arrays of a shape, and are faster in parts.
+
+    `long` says whether a value takes many operations: then those of a part are written.
+    """
+    for loss in losses:
+        _long[loss] = long
+
+
+def sum_in_parts(loss: Loss, options: Mapping[str, Any], arrays: tuple[Any, ...]) -> Array | None:
+    """The sum of a loss's values; None if the loss is not of this kind, or the arrays are few."""
+    if not _check.is_loss(loss) or loss not in _long or _checked.active():
+        return None
+    # Arrays among the options are perhaps broadcast, or differentiated.
+    if not all(isinstance(value, (bool, int, float, type(None))) for value in options.values()):
+        return None
+    if not all(isinstance(array, Array) and array.shape == arrays[0].shape for array in arrays):
+        return None
+    size = arrays[0].size
+    if not (isinstance(size, int) and 2 * _PART <= size < 2**31) or may_be_spread(arrays):
+        return None
+    return _total(loss, tuple(sorted(options.items())), *arrays)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _total(loss: Loss, options: tuple[tuple[str, Any], ...], *arrays: Array) -> Array:
+    return jax.lax.platform_dependent(
+        *arrays,
+        cpu=functools.partial(_in_parts, loss, options),
+        default=functools.partial(_at_once, loss, options),
+    )
+
+
+@functools.partial(_total.defjvp, symbolic_zeros=True)
+def _total_jvp(loss: Loss, options: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    places = [n for n, tangent in enumerate(tangents) if type(tangent) is not SymbolicZero]
+
+    def of_changing(*values: Array) -> Array:
+        changed = dict(zip(places, values, strict=True))
+        return _at_once(loss, options, *(changed.get(n, x) for n, x in enumerate(primals)))
+
+    _, change = jax.jvp(of_changing, [primals[n] for n in places], [tangents[n] for n in places])
+    return _total(loss, options, *primals), change
+
+
+def _at_once(loss: Loss, options: Any, *arrays: Array) -> Array:
+    return jnp.sum(loss(*arrays, **dict(options)))
+
+
+# Compiled by itself, lest each call outside jit compile the loop anew.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _in_parts(loss: Loss, options: Any, *arrays: Array) -> Array:
+    flat = [array.reshape(-1) for array in arrays]
+    count = flat[0].size // _PART
+
+    def step(_: None, start: Array) -> tuple[None, Array]:
+        part = [
+            jax.lax.dynamic_slice_in_dim(array, start, _PART).reshape(-1, _WIDTH) for array in flat
+        ]
+        rows = ONE_BY_ONE if _long[loss] else IN_LANES
+        [sums] = rows.sums(1, loss(*part, **dict(options)))
+        return None, jnp.sum(sums)
+
+    _, sums = jax.lax.scan(step, None, _PART * jnp.arange(count))
+    total = jnp.sum(sums)
+    if flat[0].size > count * _PART:
+        total += _at_once(loss, options, *(array[count * _PART :] for array in flat))
+    return total
