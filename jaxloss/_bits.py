@@ -1,4 +1,4 @@
-"""Powers of two and leading digits, from the bits of floating-point numbers."""
+"""Powers of two and leading digits, from the bits of floating-point numbers; and slices of bits."""
 
 from __future__ import annotations
 
@@ -68,6 +68,18 @@ def times_power_of_two(values: Array, exponents: Array) -> Array:
     bits = jax.lax.bitcast_convert_type(values, integer)
     bits = bits + (exponents.astype(integer) << limits.nmant)
     return jax.lax.bitcast_convert_type(bits, values.dtype)
+
+
+def sliced(array: Array, start: Array, size: int) -> Array:
+    """What begins at a place of the first axis.
+
+    XLA's CPU backend widens all of a narrow floating array to slice it, but not of integers.
+    """
+    if not (array.dtype.itemsize == 2 and jnp.issubdtype(array.dtype, jnp.floating)):
+        return jax.lax.dynamic_slice_in_dim(array, start, size)
+    bits = jax.lax.bitcast_convert_type(array, jnp.uint16)
+    part = jax.lax.dynamic_slice_in_dim(bits, start, size)
+    return jax.lax.bitcast_convert_type(part, array.dtype)
 
 
 def _of_first_on_tpu(function: Callable[[Array], Array], values: Array) -> Array:

@@ -90,11 +90,11 @@ _Residuals = tuple[Array, Array, _Sums]
 
 
 def _sums(first: Array, second: Array, axis: int) -> _Sums:
-    *found, product, orthogonal = by_rows(sums_in_turn, sums_together, axis, first, second)
+    *found, product, orthogonal = by_rows(sums_by, sums_together, axis, first, second)
     return _Sums(_Vector(*found[:3]), _Vector(*found[3:]), product, orthogonal)
 
 
-def sums_in_turn(rows: Rows, axis: int, first: Array, second: Array) -> tuple[Array, ...]:
+def sums_by(rows: Rows, axis: int, first: Array, second: Array) -> tuple[Array, ...]:
     """Of each vector power, square and rest; the product, and |r|^2. Four readings."""
     powers = [power_of_each(m) for m in rows.maxima(axis, *map(_sizes, (first, second)))]
 

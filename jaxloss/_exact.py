@@ -113,9 +113,9 @@ def exponential_and_change(values: Array, lost: Array) -> Array:
 
 
 def exponential_below(values: Array, lost: Array) -> Array:
-    """The same, of x up to 0 and at least a float's logarithm: 0 beyond, whatever d is there.
+    """The same of x up to 0, and 0 where that would not be a normal number, even if d is NaN.
 
-    Within 1.1 ULP, and 0.27 in the mean. It has no rule, and is not for a TPU.
+    Within 1.15 ULP, and 0.27 in the mean. It has no rule, and is not for a TPU.
     """
     form = _EXPONENTIALS[values.dtype.name]
     # What is hardly a normal number, or none, is 0.

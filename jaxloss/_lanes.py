@@ -16,7 +16,7 @@ class Rows(NamedTuple):
     sums: Callable[..., list[Array]]
     maxima: Callable[..., list[Array]]
     again: Callable[[Array], Array]  # A statistic of rows, for another term.
-    fused: bool  # Whether terms of arithmetic alone are the faster.
+    stored: bool  # Whether terms need not be of arithmetic alone, as no sum takes them in.
 
 
 def _sums(axis: int, *terms: Array) -> list[Array]:
@@ -28,9 +28,9 @@ def _maxima(axis: int, *terms: Array) -> list[Array]:
 
 
 # What several fusions share, be it the broadcast of a statistic, XLA writes to memory.
-ONE_BY_ONE = Rows(_sums, _maxima, jax.lax.optimization_barrier, fused=True)
+ONE_BY_ONE = Rows(_sums, _maxima, jax.lax.optimization_barrier, stored=False)
 # Of terms that are in memory anyway.
-STORED = ONE_BY_ONE._replace(fused=False)
+STORED = ONE_BY_ONE._replace(stored=True)
 
 
 # XLA's CPU backend takes the sums of a row one after another, and what it fuses into a sum, which
@@ -83,7 +83,7 @@ def _higher(first: Any, second: Any) -> tuple[Array, ...]:
     return tuple(jnp.maximum(one, other) for one, other in zip(first, second, strict=True))
 
 
-IN_LANES = Rows(_sums_in_lanes, _maxima_in_lanes, lambda statistic: statistic, fused=False)
+IN_LANES = Rows(_sums_in_lanes, _maxima_in_lanes, lambda statistic: statistic, stored=True)
 
 
 def packed(axis: int, *statistics: Array) -> tuple[Array, ...]:

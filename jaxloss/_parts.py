@@ -13,6 +13,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss import _check, _checked
+from jaxloss._bits import sliced
 from jaxloss._lanes import IN_LANES, ONE_BY_ONE
 from jaxloss._row_blocks import may_be_spread
 
@@ -84,9 +85,7 @@ def _in_parts(loss: Loss, options: Any, *arrays: Array) -> Array:
     count = flat[0].size // _PART
 
     def step(_: None, start: Array) -> tuple[None, Array]:
-        part = [
-            jax.lax.dynamic_slice_in_dim(array, start, _PART).reshape(-1, _WIDTH) for array in flat
-        ]
+        part = [sliced(array, start, _PART).reshape(-1, _WIDTH) for array in flat]
         rows = ONE_BY_ONE if _long[loss] else IN_LANES
         [sums] = rows.sums(1, loss(*part, **dict(options)))
         return None, jnp.sum(sums)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._autodiff import vary_alike
+from jaxloss._bits import sliced
 from jaxloss._lanes import IN_LANES, ONE_BY_ONE, Rows
 
 # A CPU reads the same rows several times, and what one reading has brought into the cache of large
@@ -50,18 +51,18 @@ def row_sum(
 
     `long` says whether a term takes many operations: then a CPU writes some rows of them.
     """
-    in_turn, elsewhere = _sums_of(terms, static, long)
-    [total] = by_rows(in_turn, elsewhere, axis, *arrays)
+    sums_by, elsewhere = _sums_of(terms, static, long)
+    [total] = by_rows(sums_by, elsewhere, axis, *arrays)
     return jnp.squeeze(total, axis)
 
 
 # The same functions for all calls, so that each is compiled once.
 @functools.cache
 def _sums_of(terms: Callable[..., Array], static: Any, long: bool) -> tuple[Sums, Sums]:
-    def in_turn(rows: Rows, axis: int, *arrays: Array) -> tuple[Array, ...]:
+    def sums_by(rows: Rows, axis: int, *arrays: Array) -> tuple[Array, ...]:
         return tuple((ONE_BY_ONE if long else rows).sums(axis, terms(static, *arrays)))
 
-    return in_turn, functools.partial(in_turn, ONE_BY_ONE)
+    return sums_by, functools.partial(sums_by, ONE_BY_ONE)
 
 
 def where_known(statistic: Array, total: Array) -> Array:
@@ -76,17 +77,39 @@ def where_known(statistic: Array, total: Array) -> Array:
 
 def some_rows_at_a_time(sums: Sums, axis: int, *arrays: Array) -> tuple[Any, ...]:
     """`sums(rows, axis, *arrays)` on a CPU, of some rows at a time if they lie together."""
+    if may_be_spread(arrays):
+        return sums(ONE_BY_ONE, axis, *arrays)
+
+    # A mapped axis is one of more rows, which are as many as they are.
+    @jax.custom_batching.custom_vmap
+    def of_all(*arrays: Array) -> tuple[Any, ...]:
+        return _some_rows_at_a_time(sums, axis, *arrays)
+
+    @of_all.def_vmap
+    def _(size: int, mapped: Sequence[bool], *arrays: Array) -> tuple[Any, Any]:
+        whole = [
+            array if has_axis else jnp.broadcast_to(array, (size, *array.shape))
+            for array, has_axis in zip(arrays, mapped, strict=True)
+        ]
+        found = some_rows_at_a_time(sums, axis + 1, *whole)
+        return found, tuple(True for _ in found)
+
+    return tuple(of_all(*arrays))
+
+
+def _some_rows_at_a_time(sums: Sums, axis: int, *arrays: Array) -> tuple[Any, ...]:
     *before, width = arrays[0].shape
     # Along another axis what is read together does not lie together. A size of an exported program
     # may be a symbol.
-    known = all(isinstance(size, int) for size in (*before, width))
-    if axis != len(before) or not known or may_be_spread(arrays):
+    if axis != len(before) or not all(isinstance(size, int) for size in (*before, width)):
         return sums(ONE_BY_ONE, axis, *arrays)
-    count, size = math.prod(before), max(_BLOCK // sum(array.shape[-1] for array in arrays), 1)
-    if not 2 * size <= count < 2**31:
-        return sums(IN_LANES, axis, *arrays)
-    found = _loop(sums, size, *(array.reshape(count, array.shape[-1]) for array in arrays))
-    return tuple(array.reshape(*before, 1) for array in found)
+    count, widths = math.prod(before), sum(array.shape[-1] for array in arrays)
+    size = max(_BLOCK // widths, 1)
+    if 2 * size <= count < 2**31:
+        found = _loop(sums, size, *(array.reshape(count, array.shape[-1]) for array in arrays))
+        return tuple(array.reshape(*before, 1) for array in found)
+    # Lanes hold a part of what they are of.
+    return sums(IN_LANES if count * widths < 4 * _BLOCK else ONE_BY_ONE, axis, *arrays)
 
 
 def may_be_spread(arrays: Sequence[Array]) -> bool:
@@ -105,7 +128,7 @@ def _loop(sums: Sums, size: int, *arrays: Array) -> tuple[Any, ...]:
     def step(block: Array, found: list[Array]) -> list[Array]:
         # A slice that would go past the end ends there: the last block takes some rows again.
         start = block * size
-        rows = [jax.lax.dynamic_slice_in_dim(array, start, size) for array in arrays]
+        rows = [sliced(array, start, size) for array in arrays]
         return [
             jax.lax.dynamic_update_slice_in_dim(array, new, start, 0)
             for array, new in zip(found, sums(IN_LANES, 1, *rows), strict=True)

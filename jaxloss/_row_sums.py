@@ -14,7 +14,7 @@ from jax import Array
 from jaxloss import _check
 from jaxloss._exact import exponential_and_change, exponential_below
 from jaxloss._lanes import ONE_BY_ONE, STORED, Rows
-from jaxloss._row_blocks import some_rows_at_a_time
+from jaxloss._row_blocks import by_rows, some_rows_at_a_time
 
 # The softmax family stands on row statistics that never cancel. With m = max_j z_j,
 #
@@ -50,7 +50,7 @@ def _maximum_jvp(axis: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 
 def less_maximum(logits: Array, maximum: Array) -> tuple[Array, Array]:
-    """z - m, and its rounding error (Knuth's TwoSum)."""
+    """z - m, and its rounding error."""
     limits = jnp.finfo(logits.dtype)
     # exp is 0 far below the maximum; a finite bound there keeps -inf - -inf out of the TwoSum.
     reach = jnp.maximum(-2 * math.log(limits.tiny), jnp.abs(maximum))
@@ -61,6 +61,7 @@ def less_maximum(logits: Array, maximum: Array) -> tuple[Array, Array]:
 
 
 def _lost(first: Array, second: Array, difference: Array) -> Array:
+    """What rounding took off a difference, by Knuth's TwoSum."""
     part = difference - first
     return (first - (difference - part)) - (second + part)
 
@@ -162,7 +163,7 @@ def maximum_and_others_twice(
     """The same, read twice."""
     scores = logits.astype(_check.wide(logits))
     maximum = row_maximum(scores, axis)
-    [rest] = rows.sums(axis, exponentials_but(scores, maximum, index, axis, not rows.fused))
+    [rest] = rows.sums(axis, exponentials_but(scores, maximum, index, axis, rows.stored))
     return maximum, rest
 
 
@@ -183,21 +184,9 @@ def maximum_and_others_once(axis: int, logits: Array, index: Array) -> tuple[Arr
     return _merged(merged, axis, highest, terms)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def maximum_rest_and_ties(axis: int, logits: Array, *weights: Array) -> tuple[Array, ...]:
-    """m, T and r; and of arrays of weights, the sum of each at z_j < m and that at z_j = m."""
-    return jax.lax.platform_dependent(
-        logits,
-        *weights,
-        cpu=functools.partial(some_rows_at_a_time, maximum_rest_and_ties_twice, axis),
-        default=functools.partial(maximum_rest_and_ties_once, axis),
-    )
-
-
-@maximum_rest_and_ties.defjvp
-def _maximum_rest_and_ties_jvp(axis: int, primals: Any, tangents: Any) -> Any:
-    sums = functools.partial(maximum_rest_and_ties_twice, ONE_BY_ONE, axis)
-    return jax.jvp(sums, primals, tangents)
+def maximum_rest_and_ties(axis: int, logits: Array) -> tuple[Array, ...]:
+    """m, T and r."""
+    return by_rows(maximum_rest_and_ties_twice, maximum_rest_and_ties_once, axis, logits)
 
 
 def maximum_rest_and_ties_twice(
@@ -207,11 +196,15 @@ def maximum_rest_and_ties_twice(
     *weights: Array,
     more: Callable[[Array], tuple[Array, ...]] = lambda maximum: (),
 ) -> tuple[Array, ...]:
-    """The same, read twice; and the sums of more terms, which are functions of the maximum."""
+    """m, T and r, read twice; and of arrays of weights, the sum of each at z_j < m and at z_j = m.
+
+    Then those of more terms, which are functions of the maximum.
+    """
     scores = logits.astype(_check.wide(logits))
     maximum = row_maximum(scores, axis)
-    of = exponentials_of if rows.fused else stored_exponentials_of
+    of = stored_exponentials_of if rows.stored else exponentials_of
     exponentials = of(scores, maximum)
+    # What shares a statistic XLA would write to memory, so that each sum has its own.
     again = rows.again(maximum)
     below = is_below(scores, again)
     # T carries the derivative of S, and r none.
@@ -224,7 +217,7 @@ def maximum_rest_and_ties_twice(
 
 
 def maximum_rest_and_ties_once(axis: int, logits: Array, *weights: Array) -> tuple[Array, ...]:
-    """The same, read once."""
+    """m, T, r and the sums of weights, read once."""
     scores = logits.astype(_check.wide(logits))
     # Pairs of sums, below the maximum and at it.
     sums = [jnp.zeros_like(scores), jnp.ones_like(scores)]

@@ -247,11 +247,11 @@ def _expected_log_softmax(logits: Array, probabilities: Array, axis: int) -> Arr
 def _expected_log_softmax_fwd(
     logits: Array, probabilities: Array, axis: int
 ) -> tuple[Array, tuple[Any, ...]]:
-    value, *found, below, at = by_rows(_sums_in_turn, _sums_elsewhere, axis, logits, probabilities)
+    value, *found, below, at = by_rows(_sums_by, _sums_elsewhere, axis, logits, probabilities)
     return jnp.squeeze(value, axis), (probabilities, (logits, *found), below, at)
 
 
-def _sums_in_turn(rows: Rows, axis: int, logits: Array, probabilities: Array) -> tuple[Array, ...]:
+def _sums_by(rows: Rows, axis: int, logits: Array, probabilities: Array) -> tuple[Array, ...]:
     factors = probabilities.astype(_check.wide(logits))
 
     def shifted(maximum: Array) -> tuple[Array]:

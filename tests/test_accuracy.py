@@ -379,6 +379,8 @@ def test_exponentials_up_to_0(dtype, rng, x64):
     lowest = np.log(limits.tiny) * dtype(1 - 2e-6)
     ends = jnp.array([0, -1e4, -limits.max, lowest, jnp.nan, -jnp.inf], dtype)
     expected = [1, 0, 0, np.exp(lowest), np.nan, 0]
+    below = jnp.asarray(np.linspace(1.0001, 3, 200) * lowest, dtype)
+    np.testing.assert_array_equal(exponential_below(below, 0 * below), 0)
     # What was lost of infinity is NaN.
     np.testing.assert_allclose(exponential_below(ends, ends - ends), expected, rtol=1e-5)
 

@@ -18,6 +18,7 @@ MODULES = sorted((ROOT / "jaxloss").glob("*.py"))
 FLOORS = {
     "_bits": 0,
     "_checked": 0,
+    "_lanes": 0,
     "_linear_map": 0,
     "_weighted": 0,
     "_autodiff": 1,
@@ -25,7 +26,6 @@ FLOORS = {
     "_exact": 2,
     "_options": 2,
     "_products": 2,
-    "_lanes": 0,
     "_row_blocks": 2,
     "_elementary": 3,
     "_parts": 3,

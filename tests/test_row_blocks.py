@@ -1,6 +1,7 @@
 """Rows taken some at a time give what they give at once, on one device and nowhere else."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +89,7 @@ def test_cosines_have_the_same_sums_in_lanes(width, x64):
     vectors = padded(ODD_VECTORS, width, 0.5).astype(np.float64)
     first, second = np.repeat(vectors, 6, 0), np.tile(vectors, (6, 1))
     finite = np.isfinite(first).all(1) & np.isfinite(second).all(1)
-    lanes, one_by_one = in_both_ways(_cosine.sums_in_turn, first, second)
+    lanes, one_by_one = in_both_ways(_cosine.sums_by, first, second)
     # Of each vector the rest is not compared: it is what rounding left, of other sums.
     for place in (0, 1, 3, 4, 6, 7):
         found, expected = lanes[place][finite], one_by_one[place][finite]
@@ -99,11 +100,31 @@ def test_cosines_have_the_same_sums_in_lanes(width, x64):
 def test_wide_rows_are_reduced_in_lanes():
     def program(rows, width):
         arrays = [jax.ShapeDtypeStruct((3, width), jnp.float32)] * 2
-        return jax.jit(functools.partial(_cosine.sums_in_turn, rows, 1)).lower(*arrays).as_text()
+        return jax.jit(functools.partial(_cosine.sums_by, rows, 1)).lower(*arrays).as_text()
 
     assert "x4x16xf32" in program(IN_LANES, 64)
     assert "x4x15xf32" not in program(IN_LANES, 63)
     assert "x4x16xf32" not in program(ONE_BY_ONE, 64)
+
+
+def test_losses_are_summed_in_lanes(in_blocks):
+    in_blocks(2**18)
+    for rows in (300, 10000):  # At once, and some at a time.
+        array = jax.ShapeDtypeStruct((rows, 100), jnp.float32)
+        for loss in LOSSES[:3]:
+            assert re.search(r"x[24]x(25|50)xf32", jax.jit(loss).lower(array, array).as_text())
+
+
+def test_rows_of_a_mapped_axis_are_taken_some_at_a_time(in_blocks):
+    in_blocks(2**18)
+    array = jax.ShapeDtypeStruct((4096, 1024), jnp.float32)
+    for loss in (jaxloss.cross_entropy, *LOSSES[1:]):
+        assert loops(jax.vmap(loss), array, array) == 1
+        compiled = jax.jit(jax.vmap(loss)).lower(array, array).compile()
+        assert compiled.memory_analysis().temp_size_in_bytes < 3e6
+        # And one row of as many numbers is not folded as a whole.
+        row = jax.ShapeDtypeStruct((2**22,), jnp.float32)
+        assert "x4x1048576x" not in jax.jit(loss).lower(row, row).as_text()
 
 
 def of_probabilities(logits, probabilities):

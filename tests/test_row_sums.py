@@ -166,7 +166,7 @@ def test_the_sums_of_cosines_are_the_same_of_one_reading():
     first, second = np.repeat(ODD_VECTORS, 6, 0), np.tile(ODD_VECTORS, (6, 1))
     once, twice = (
         arrays_of(functools.partial(sums, 1), first, second)
-        for sums in (_cosine.sums_together, functools.partial(_cosine.sums_in_turn, ONE_BY_ONE))
+        for sums in (_cosine.sums_together, functools.partial(_cosine.sums_by, ONE_BY_ONE))
     )
     finite = np.isfinite(first).all(1) & np.isfinite(second).all(1)
     # Of each vector the rest is not compared: it is what rounding left, of other sums.
