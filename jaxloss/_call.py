@@ -68,27 +68,24 @@ def evaluate(loss: Loss, call: Call) -> Any:
             losses = call.factor.astype(losses.dtype) * losses
         return Weighted(losses, mass)
 
-    plain = where is None and not weights and divisor is None
-    finished = _finished(loss, call._replace(arrays=arrays), weigh, plain)
+    call = call._replace(arrays=arrays)
+    finished = _finished(loss, call, weigh)
+    if finished is None and where is None and not weights and divisor is None:
+        finished = _summed(loss, call, weigh)
     if finished is not None:
         return finished
     return _pair(call, loss(*arrays, **call.options)).weighed(weigh)
 
 
 def _finished(
-    loss: Loss, call: Call, weigh: Callable[[Weighted], Weighted], plain: bool
+    loss: Loss, call: Call, weigh: Callable[[Weighted], Weighted]
 ) -> Weighted | Averaged | None:
-    """What a loss gives that reduces as it goes, where all of its losses are to be reduced.
-
-    `plain` says whether all of them weigh the same.
-    """
+    """What a loss gives that reduces as it goes, where all of its losses are to be reduced."""
     traits, reduction = traits_of(loss), call.reduction
-    if reduction is None or reduction.axis is not None:
+    if traits is None or traits.total is None or reduction is None or reduction.axis is not None:
         return None
     if crosses_checked(loss):  # What it does is for its own call to do.
         return None
-    if traits is None or traits.total is None:
-        return _summed(loss, call, weigh) if plain else None
     losses = jax.eval_shape(functools.partial(loss, **call.options), *call.arrays)
     ones = jnp.ones(losses.shape, losses.dtype)
     pair = weigh(Weighted(ones, ones))
@@ -102,9 +99,12 @@ def _finished(
 
 
 def _summed(loss: Loss, call: Call, weigh: Callable[[Weighted], Weighted]) -> Weighted | None:
-    """The sum of an elementwise loss, where it is the faster of parts."""
+    """The sum of an elementwise loss whose values all weigh the same, where parts are faster."""
     inner, bound = inside(loss)
-    if binds_arrays(loss) or call.examples is not None:
+    reduction = call.reduction
+    if reduction is None or reduction.axis is not None or call.examples is not None:
+        return None
+    if crosses_checked(loss) or binds_arrays(loss):
         return None
     total = sum_in_parts(inner, {**bound, **call.options}, call.arrays)
     if total is None:

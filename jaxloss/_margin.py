@@ -372,4 +372,4 @@ def margin_ranking(
     return _hinge(first - second, signs, margin)
 
 
-summed_in_parts(hinge, squared_hinge, perceptron, soft_margin, hinge_embedding, margin_ranking)
+summed_in_parts(soft_margin)

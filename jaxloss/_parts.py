@@ -17,16 +17,18 @@ from jaxloss._bits import sliced
 from jaxloss._lanes import IN_LANES, ONE_BY_ONE
 from jaxloss._row_blocks import may_be_spread
 
-# XLA's CPU backend takes a loss into its sum operation by operation, or, unless that is arithmetic
-# alone, writes it to memory. A few numbers at a time it sums in lanes, or writes them where the
-# cache holds them. The gradient takes nothing from the value of these losses, so it is computed of
-# all at once, as ever.
+# XLA's CPU backend takes a loss of much arithmetic into its sum operation by operation, and writes
+# any other to memory. Of some numbers at a time, the sum is taken in lanes, or what is written
+# stays in the cache. The gradient takes nothing from the value of these losses, so it is computed
+# of all at once, as ever. A loop's inputs are in memory: a loss of little arithmetic, which would
+# be fused with what computes its inputs, is none of these.
 
-_PART = 2**17
-_WIDTH = 2**10
+_PART = 2**17  # Numbers of each array in a part.
+_WIDTH = 2**10  # Of a row, in which a part is summed.
 
 Loss = Callable[..., Array]
-_long: weakref.WeakKeyDictionary[Loss, bool] = weakref.WeakKeyDictionary()
+# By loss, whether a value takes so many operations that those of a part are written.
+_takes_many: weakref.WeakKeyDictionary[Loss, bool] = weakref.WeakKeyDictionary()
 
 
 def summed_in_parts(*losses: Loss, long: bool = False) -> None:
@@ -35,21 +37,29 @@ def summed_in_parts(*losses: Loss, long: bool = False) -> None:
     `long` says whether a value takes many operations: then those of a part are written.
     """
     for loss in losses:
-        _long[loss] = long
+        _takes_many[loss] = long
+
+
+def is_summed_in_parts(loss: Any) -> bool:
+    """Whether large sums of this loss are taken in parts."""
+    return _check.is_loss(loss) and loss in _takes_many
 
 
 def sum_in_parts(loss: Loss, options: Mapping[str, Any], arrays: tuple[Any, ...]) -> Array | None:
     """The sum of a loss's values; None if the loss is not of this kind, or the arrays are few."""
-    if not _check.is_loss(loss) or loss not in _long or _checked.active():
+    if not is_summed_in_parts(loss) or _checked.active():
         return None
-    # Arrays among the options are perhaps broadcast, or differentiated.
+    # An array by keyword is perhaps broadcast, and differentiated.
     if not all(isinstance(value, (bool, int, float, type(None))) for value in options.values()):
         return None
-    if not all(isinstance(array, Array) and array.shape == arrays[0].shape for array in arrays):
+    shapes = {array.shape if isinstance(array, Array) else None for array in arrays}
+    if len(shapes) != 1 or None in shapes:
         return None
     size = arrays[0].size
     if not (isinstance(size, int) and 2 * _PART <= size < 2**31) or may_be_spread(arrays):
         return None
+    # The loss says what is wrong with a call, of the arrays that it was given.
+    jax.eval_shape(functools.partial(loss, **options), *arrays)
     return _total(loss, tuple(sorted(options.items())), *arrays)
 
 
@@ -86,7 +96,7 @@ def _in_parts(loss: Loss, options: Any, *arrays: Array) -> Array:
 
     def step(_: None, start: Array) -> tuple[None, Array]:
         part = [sliced(array, start, _PART).reshape(-1, _WIDTH) for array in flat]
-        rows = ONE_BY_ONE if _long[loss] else IN_LANES
+        rows = ONE_BY_ONE if _takes_many[loss] else IN_LANES
         [sums] = rows.sums(1, loss(*part, **dict(options)))
         return None, jnp.sum(sums)
 

@@ -352,4 +352,4 @@ def absolute_percentage_error(
     return absolute(predictions - targets) / absolute(jnp.where(nothing, 1, targets))
 
 
-summed_in_parts(quantile, epsilon_insensitive, absolute_percentage_error)
+summed_in_parts(absolute_percentage_error)

@@ -10,7 +10,6 @@ from jaxtyping import Float, Real
 from jaxloss import _check, _options, primitives
 from jaxloss._autodiff import apart, custom_vjp
 from jaxloss._exact import tanh
-from jaxloss._parts import summed_in_parts
 
 
 @_check.known_keywords
@@ -201,6 +200,3 @@ def _log_cosh_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Arr
 
 
 _log_cosh.defvjp(_log_cosh_fwd, _log_cosh_bwd)
-
-
-summed_in_parts(smooth_l1, huber)

@@ -80,24 +80,28 @@ def some_rows_at_a_time(sums: Sums, axis: int, *arrays: Array) -> tuple[Any, ...
     if may_be_spread(arrays):
         return sums(ONE_BY_ONE, axis, *arrays)
 
-    # A mapped axis is one of more rows, which are as many as they are.
+    # A mapped axis only makes more rows.
     @jax.custom_batching.custom_vmap
     def of_all(*arrays: Array) -> tuple[Any, ...]:
         return _some_rows_at_a_time(sums, axis, *arrays)
 
     @of_all.def_vmap
     def _(size: int, mapped: Sequence[bool], *arrays: Array) -> tuple[Any, Any]:
-        whole = [
-            array if has_axis else jnp.broadcast_to(array, (size, *array.shape))
-            for array, has_axis in zip(arrays, mapped, strict=True)
-        ]
-        found = some_rows_at_a_time(sums, axis + 1, *whole)
+        if all(mapped):
+            found = some_rows_at_a_time(sums, axis + 1, *arrays)
+        else:
+            # What is shared, as of every pair of rows, is not to be stored for each.
+            of_each = functools.partial(_some_rows_at_a_time, sums, axis, few=ONE_BY_ONE)
+            found = jax.vmap(of_each, [0 if has_axis else None for has_axis in mapped])(*arrays)
         return found, tuple(True for _ in found)
 
     return tuple(of_all(*arrays))
 
 
-def _some_rows_at_a_time(sums: Sums, axis: int, *arrays: Array) -> tuple[Any, ...]:
+def _some_rows_at_a_time(
+    sums: Sums, axis: int, *arrays: Array, few: Rows = IN_LANES
+) -> tuple[Any, ...]:
+    """`few` says how rows are reduced that are too few for a loop."""
     *before, width = arrays[0].shape
     # Along another axis what is read together does not lie together. A size of an exported program
     # may be a symbol.
@@ -108,8 +112,8 @@ def _some_rows_at_a_time(sums: Sums, axis: int, *arrays: Array) -> tuple[Any, ..
     if 2 * size <= count < 2**31:
         found = _loop(sums, size, *(array.reshape(count, array.shape[-1]) for array in arrays))
         return tuple(array.reshape(*before, 1) for array in found)
-    # Lanes hold a part of what they are of.
-    return sums(IN_LANES if count * widths < 4 * _BLOCK else ONE_BY_ONE, axis, *arrays)
+    # Lanes store a part of the terms: not of a row that is longer than many others.
+    return sums(few if count * widths < 4 * _BLOCK else ONE_BY_ONE, axis, *arrays)
 
 
 def may_be_spread(arrays: Sequence[Array]) -> bool:

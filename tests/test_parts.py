@@ -16,7 +16,7 @@ from tests.helpers import x64_enabled
 IN_PARTS = [
     case
     for case in CASES
-    if getattr(jaxloss, case.name) in _parts._long
+    if _parts.is_summed_in_parts(getattr(jaxloss, case.name))
     and all(isinstance(option, (bool, int, float)) for option in case.options.values())
 ]
 
@@ -95,16 +95,18 @@ def test_half_precision_integers_and_mapped_batches_are_summed_in_parts(rng, in_
 
 
 def test_other_reductions_and_numbers_in_front(rng, in_parts):
-    arrays = [jnp.array(rng.normal(size=300), jnp.float32) for _ in range(2)]
-    values = jaxloss.huber(*arrays)
-    pooled = jaxloss.pooled(jaxloss.huber)(*arrays)
+    loss = jaxloss.binary_cross_entropy_with_logits
+    arrays = [jnp.array(rng.uniform(size=300), jnp.float32) for _ in range(2)]
+    values = loss(*arrays)
+    pooled = jaxloss.pooled(loss)(*arrays)
     np.testing.assert_allclose(pooled.losses, values.sum(), rtol=1e-6)
     assert pooled.weights == 300
-    scaled = jaxloss.mean(jaxloss.scaled(jaxloss.huber, 0.5))
+    scaled = jaxloss.mean(jaxloss.scaled(loss, 0.5))
     np.testing.assert_allclose(scaled(*arrays), values.mean() / 2, rtol=1e-6)
-    jitted = jaxloss.mean(functools.partial(jax.jit(jaxloss.huber), delta=2.0))
-    np.testing.assert_allclose(jitted(*arrays), jaxloss.huber(*arrays, delta=2.0).mean(), rtol=1e-6)
-    for reduced in (jaxloss.pooled(jaxloss.huber), scaled, jitted):
+    jitted = jaxloss.mean(functools.partial(jax.jit(loss), label_smoothing=0.5))
+    known = loss(*arrays, label_smoothing=0.5).mean()
+    np.testing.assert_allclose(jitted(*arrays), known, rtol=1e-6)
+    for reduced in (jaxloss.pooled(loss), scaled, jitted):
         assert loops(reduced, *arrays)
 
 
@@ -115,7 +117,8 @@ def test_what_is_not_summed_in_parts(rng, in_parts):
     assert not loops(jaxloss.mean(loss), logits[:2], targets[:2])  # Less than two parts.
     assert not loops(jaxloss.mean(loss, axis=0), logits, targets)
     assert not loops(lambda *a: jaxloss.mean(loss)(*a, pos_weight=jnp.ones(100)), logits, targets)
-    assert not loops(lambda d: jaxloss.mean(jaxloss.huber)(logits, targets, delta=d), 1.0)
+    assert not loops(lambda s: jaxloss.mean(loss)(logits, targets, label_smoothing=s), 0.5)
+    assert not loops(jaxloss.mean(functools.partial(loss, targets=targets)), logits)
     assert not loops(jaxloss.mean(functools.partial(loss, logits)), targets)
     assert not loops(jaxloss.mean(lambda *arrays: loss(*arrays)), logits, targets)
     assert not loops(jaxloss.mean(jaxloss.squared_error), logits, targets)
@@ -129,30 +132,40 @@ def test_what_is_not_summed_in_parts(rng, in_parts):
 
 def test_wrong_calls_are_refused_as_ever(in_parts):
     numbers = jnp.ones(300)
+    mean = jaxloss.mean(jaxloss.poisson_nll)
     with pytest.raises(TypeError, match="unexpected keyword"):
-        jaxloss.mean(jaxloss.huber)(numbers, numbers, gamma=1.0)
-    with pytest.raises(ValueError, match="delta"):
-        jaxloss.mean(jaxloss.huber)(numbers, numbers, delta=-1.0)
+        mean(numbers, numbers, gamma=1.0)
+    mean(numbers, numbers, full=True)
+    with pytest.raises(TypeError, match="full"):
+        mean(numbers, numbers, full=1)
+    # Messages are of the caller's arrays, not of a part.
+    with pytest.raises(Exception, match="300") as error:
+        mean(numbers.astype(jnp.complex64), numbers)
+    assert "64]" not in str(error.value) and "64)" not in str(error.value)
+    with pytest.raises(TypeError, match="missing"):
+        mean()
+    found = mean(predictions=jnp.zeros(()), targets=jnp.ones(()))
+    assert found == jaxloss.poisson_nll(jnp.zeros(()), jnp.ones(()))
 
 
 def test_arrays_on_several_devices_are_summed_where_they_are(rng):
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     arrays = [jax.ShapeDtypeStruct((2**19,), jnp.float32, sharding=spread)] * 2
-    program = jax.jit(jax.grad(jaxloss.mean(jaxloss.huber))).lower(*arrays)
+    program = jax.jit(jax.grad(jaxloss.mean(jaxloss.soft_margin))).lower(*arrays)
     assert "stablehlo.while" not in program.as_text()
     assert "all-gather" not in program.compile().as_text()
 
 
 def test_sizes_may_be_symbols(in_parts):
     rows = jax.ShapeDtypeStruct((*export.symbolic_shape("rows"), 300), jnp.float32)
-    exported = export.export(jax.jit(jaxloss.mean(jaxloss.huber)))(rows, rows)
-    assert exported.call(jnp.ones((2, 300)), jnp.zeros((2, 300))) == 0.5
+    exported = export.export(jax.jit(jaxloss.mean(jaxloss.absolute_percentage_error)))(rows, rows)
+    assert exported.call(jnp.ones((2, 300)), jnp.full((2, 300), 2.0)) == 0.5
 
 
 def test_a_second_call_outside_jit_compiles_nothing(in_parts, caplog):
     numbers = jnp.ones(300)
-    step = jax.value_and_grad(lambda x: jaxloss.mean(jaxloss.huber)(x, numbers, delta=0.5))
+    step = jax.value_and_grad(lambda x: jaxloss.mean(jaxloss.sigmoid_focal)(x, numbers, gamma=0.5))
     step(numbers)
     with jax.log_compiles(), caplog.at_level("WARNING"):
         step(numbers)

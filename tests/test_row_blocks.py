@@ -127,6 +127,14 @@ def test_rows_of_a_mapped_axis_are_taken_some_at_a_time(in_blocks):
         assert "x4x1048576x" not in jax.jit(loss).lower(row, row).as_text()
 
 
+def test_what_is_shared_by_mapped_rows_is_not_stored_for_each(in_blocks):
+    in_blocks(2**18)
+    rows = jax.ShapeDtypeStruct((256, 256), jnp.float32)
+    pairs = jax.vmap(jax.vmap(jaxloss.kl_divergence, (None, 0)), (0, None))
+    compiled = jax.jit(pairs).lower(rows, rows).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * 256**3 / 10
+
+
 def of_probabilities(logits, probabilities):
     return jaxloss.cross_entropy(logits, probabilities, label_smoothing=0.1)
 
