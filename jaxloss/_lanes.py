@@ -41,7 +41,7 @@ STORED = ONE_BY_ONE._replace(stored=True)
 # two; nor where the loop reads many arrays, each of which it must tell apart from what it writes,
 # so what belongs to rows is to be `packed`.
 
-_NARROWEST = 64
+_NARROWEST = 64  # A quarter of it is a vector of the widest CPUs, in float32.
 
 
 def _folded(

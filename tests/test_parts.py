@@ -183,3 +183,11 @@ def test_value_and_gradient_hold_next_to_nothing(case, monkeypatch):
     inputs = 1 if case.name == "sigmoid_focal" else 0
     held = compiled.memory_analysis().temp_size_in_bytes
     assert held <= (inputs + 0.01) * 4 * 2**24
+
+
+def test_narrow_arrays_are_not_widened_before_the_loop(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    arrays = [jax.ShapeDtypeStruct((2**22,), jnp.bfloat16)] * 2
+    mean = jaxloss.mean(jaxloss.binary_cross_entropy_with_logits)
+    held = jax.jit(mean).lower(*arrays).compile().memory_analysis().temp_size_in_bytes
+    assert held < 0.75 * 2 * 4 * 2**22  # Three quarters of both in float32.

@@ -124,7 +124,7 @@ def test_rows_of_a_mapped_axis_are_taken_some_at_a_time(in_blocks):
         assert compiled.memory_analysis().temp_size_in_bytes < 3e6
         # And one row of as many numbers is not folded as a whole.
         row = jax.ShapeDtypeStruct((2**22,), jnp.float32)
-        assert "x4x1048576x" not in jax.jit(loss).lower(row, row).as_text()
+        assert not re.search(r"(4x1048576|2x2097152)xf32", jax.jit(loss).lower(row, row).as_text())
 
 
 def test_what_is_shared_by_mapped_rows_is_not_stored_for_each(in_blocks):
