@@ -55,8 +55,7 @@ def binary_cross_entropy(
     Source: PyTorch `binary_cross_entropy`, which clamps the logarithms at -100.
     """
     function = "binary_cross_entropy"
-    predictions, targets = _check.real_arrays(function, predictions=predictions, targets=targets)
-    _check.same_shape(function, predictions=predictions, targets=targets)
+    predictions, targets = _check.of_one_shape(function, predictions=predictions, targets=targets)
     _checked.probabilities(function, predictions=predictions, targets=targets)
     dtype = _check.wide(predictions, targets)
     targets = _smoothed(function, targets.astype(dtype), label_smoothing)
@@ -141,8 +140,7 @@ def binary_cross_entropy_with_logits(
     """
     function = "binary_cross_entropy_with_logits"
     pos_weight = _options.bounded(function, "pos_weight", pos_weight, minimum=0.0)
-    logits, targets = _check.real_arrays(function, logits=logits, targets=targets)
-    _check.same_shape(function, logits=logits, targets=targets)
+    logits, targets = _check.of_one_shape(function, logits=logits, targets=targets)
     _checked.probabilities(function, targets=targets)
     pos_weight = _options.broadcasts_to(function, logits.shape, pos_weight=pos_weight)
     dtype = _check.wide(logits, targets)
@@ -242,8 +240,7 @@ def multilabel_soft_margin(
     Source: PyTorch `multilabel_soft_margin_loss`.
     """
     function = "multilabel_soft_margin"
-    logits, targets = _check.real_arrays(function, logits=logits, targets=targets)
-    _check.same_shape(function, logits=logits, targets=targets)
+    logits, targets = _check.of_one_shape(function, logits=logits, targets=targets)
     _checked.probabilities(function, targets=targets)
     axis = _check.reduced_axis(function, axis, logits=logits)
     targets = targets.astype(_check.wide(logits, targets))

@@ -191,7 +191,7 @@ def _masked(loss: Loss, call: Call, keyword: str, where: Array) -> tuple[Any, ..
 
     def without_masked(argument: ArrayLike) -> Array:
         array = _check.exact_array(call.function, argument)
-        aligned = _check.aligned(where, array, axes)
+        aligned = _aligned(where, array, axes)
         if aligned is None:
             raise ValueError(
                 f"{call.function}: {keyword} must have the shape of the losses, which an input of "
@@ -230,3 +230,16 @@ def _wide(function: str, pair: Weighted) -> Weighted:
     with _checked.within("losses"):
         losses, weights = _check.matched(function, losses=pair.losses, weights=pair.weights)
     return Weighted(losses, weights)
+
+
+def _aligned(where: Array, array: Array, axes: tuple[int, ...]) -> Array | None:
+    """The mask, broadcastable to an input with the losses' axes first, or around `axes`."""
+    if array.ndim == where.ndim + len(axes) and all(
+        -array.ndim <= axis < array.ndim for axis in axes
+    ):
+        reduced = {axis % array.ndim for axis in axes}
+        if where.shape == tuple(n for axis, n in enumerate(array.shape) if axis not in reduced):
+            return jnp.expand_dims(where, sorted(reduced))
+    if array.shape[: where.ndim] != where.shape:
+        return None
+    return where.reshape(where.shape + (1,) * (array.ndim - where.ndim))

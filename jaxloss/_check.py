@@ -110,10 +110,20 @@ def real_arrays(function: str, **arguments: ArrayLike) -> tuple[Array, ...]:
     )
 
 
-def matched(function: str, **arguments: ArrayLike) -> tuple[Array, ...]:
-    """Real arrays of one shape, each in the dtype that all of them are computed in."""
+def of_one_shape(function: str, **arguments: ArrayLike) -> tuple[Array, ...]:
+    """Real arrays of one shape, floating ones in the dtypes in which they came."""
     arrays = real_arrays(function, **arguments)
     same_shape(function, **dict(zip(arguments, arrays, strict=True)))
+    return arrays
+
+
+def matched(function: str, **arguments: ArrayLike) -> tuple[Array, ...]:
+    """Real arrays of one shape, each in the dtype that all of them are computed in."""
+    return widened(*of_one_shape(function, **arguments))
+
+
+def widened(*arrays: Array) -> tuple[Array, ...]:
+    """Floating arrays, each in the dtype that all of them are computed in."""
     dtype = wide(*arrays)
     return tuple(array.astype(dtype) for array in arrays)
 
@@ -303,19 +313,6 @@ def exact_array(function: str, argument: ArrayLike) -> Array:
             f"values; convert it, or enable x64."
         )
     return array
-
-
-def aligned(where: Array, array: Array, axes: tuple[int, ...]) -> Array | None:
-    """The mask, broadcastable to an input with the losses' axes first, or around `axes`."""
-    if array.ndim == where.ndim + len(axes) and all(
-        -array.ndim <= axis < array.ndim for axis in axes
-    ):
-        reduced = {axis % array.ndim for axis in axes}
-        if where.shape == tuple(n for axis, n in enumerate(array.shape) if axis not in reduced):
-            return jnp.expand_dims(where, sorted(reduced))
-    if array.shape[: where.ndim] != where.shape:
-        return None
-    return where.reshape(where.shape + (1,) * (array.ndim - where.ndim))
 
 
 def are_indices(function: str, targets: ArrayLike) -> bool:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._autodiff import afresh, custom_vjp
+from jaxloss._check import widened
 from jaxloss._exact import product as product_of
 from jaxloss._lanes import Rows, packed
 from jaxloss._row_blocks import by_rows
@@ -61,12 +62,11 @@ def _similarity_fwd(first: Array, second: Array, axis: int) -> tuple[Array, _Res
 def _similarity_bwd(axis: int, residuals: _Residuals, cotangent: Array) -> tuple[Array, Array]:
     cotangent = jnp.expand_dims(cotangent, axis)
     *vectors, sums = residuals
-    first, second = afresh(*vectors)
+    first, second = afresh(*widened(*vectors))
     of_first, of_second = sums.first, sums.second
-    return (
-        _slope(first, second, of_first, of_second, sums.product) * cotangent,
-        _slope(second, first, of_second, of_first, sums.product) * cotangent,
-    )
+    to_first = _slope(first, second, of_first, of_second, sums.product) * cotangent
+    to_second = _slope(second, first, of_second, of_first, sums.product) * cotangent
+    return to_first.astype(vectors[0].dtype), to_second.astype(vectors[1].dtype)
 
 
 distance.defvjp(_distance_fwd, _distance_bwd)
@@ -96,6 +96,7 @@ def _sums(first: Array, second: Array, axis: int) -> _Sums:
 
 def sums_by(rows: Rows, axis: int, first: Array, second: Array) -> tuple[Array, ...]:
     """Of each vector power, square and rest; the product, and |r|^2. Four readings."""
+    first, second = widened(first, second)
     powers = [power_of_each(m) for m in rows.maxima(axis, *map(_sizes, (first, second)))]
 
     def scaled(*statistics: Array) -> tuple[Array, ...]:
@@ -132,6 +133,7 @@ def _sizes(vectors: Array) -> Array:
 def sums_together(axis: int, first: Array, second: Array) -> tuple[Array, ...]:
     """The same; all but |r|^2 in one reading."""
     axis %= first.ndim
+    first, second = widened(first, second)
     of_each = power_of_each(first), power_of_each(second)
     x, y = divided(first, of_each[0]), divided(second, of_each[1])
     terms = *of_each, *product_of(x, x), *product_of(y, y), *product_of(x, y)

@@ -16,7 +16,7 @@ from jaxloss.primitives import positive_part
 def _pair(
     function: str, predictions: ArrayLike, targets: ArrayLike, axis: int
 ) -> tuple[Array, Array, int]:
-    predictions, targets = _check.matched(function, predictions=predictions, targets=targets)
+    predictions, targets = _check.of_one_shape(function, predictions=predictions, targets=targets)
     return predictions, targets, _check.reduced_axis(function, axis, predictions=predictions)
 
 
@@ -135,7 +135,7 @@ def cosine_embedding(
     """
     function = "cosine_embedding"
     predictions, targets, axis = _pair(function, predictions, targets, axis)
-    signs = _check.signs(function, signs, predictions.dtype)
+    signs = _check.signs(function, signs, _check.wide(predictions, targets))
     _check.without_axis(function, axis, signs, predictions=predictions)
     margin = _options.number(function, "margin", margin, minimum=-1.0, maximum=1.0)
     cosine = _cosine.similarity(predictions, targets, axis)

@@ -13,6 +13,7 @@ from jax import Array
 
 from jaxloss._autodiff import vary_alike
 from jaxloss._bits import sliced
+from jaxloss._check import widened
 from jaxloss._lanes import IN_LANES, ONE_BY_ONE, Rows
 
 # A CPU reads the same rows several times, and what one reading has brought into the cache of large
@@ -49,6 +50,7 @@ def row_sum(
 ) -> Array:
     """The sum over the axis of `terms(static, *arrays)`, a function of a module.
 
+    Arrays come as they were given: narrow ones are widened for the terms, of some rows at a time.
     `long` says whether a term takes many operations: then a CPU writes some rows of them.
     """
     sums_by, elsewhere = _sums_of(terms, static, long)
@@ -60,7 +62,7 @@ def row_sum(
 @functools.cache
 def _sums_of(terms: Callable[..., Array], static: Any, long: bool) -> tuple[Sums, Sums]:
     def sums_by(rows: Rows, axis: int, *arrays: Array) -> tuple[Array, ...]:
-        return tuple((ONE_BY_ONE if long else rows).sums(axis, terms(static, *arrays)))
+        return tuple((ONE_BY_ONE if long else rows).sums(axis, terms(static, *widened(*arrays))))
 
     return sums_by, functools.partial(sums_by, ONE_BY_ONE)
 

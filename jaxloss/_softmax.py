@@ -227,8 +227,9 @@ def expected_log_softmax(
     Source: Blanchard, Higham and Higham (2021), as for `logsumexp`.
     """
     function = "expected_log_softmax"
-    logits, probabilities = _check.real_arrays(function, logits=logits, probabilities=probabilities)
-    _check.same_shape(function, logits=logits, probabilities=probabilities)
+    logits, probabilities = _check.of_one_shape(
+        function, logits=logits, probabilities=probabilities
+    )
     axis = _check.reduced_axis(function, axis, logits=logits)
     if _check.wide(probabilities) != _check.wide(logits):
         logits = logits.astype(_check.wide(logits, probabilities))

@@ -59,6 +59,38 @@ def test_low_precision_is_computed_in_float32(case, rng):
         )
 
 
+@each(BASE, quick=["kl_divergence", "cosine_embedding", "cross_entropy-probabilities"])
+@pytest.mark.parametrize("order", [1, -1], ids=["first narrow", "last narrow"])
+def test_each_gradient_has_the_dtype_of_its_argument(case, order, rng):
+    """And is the one of wide arrays of the same numbers, rounded once."""
+    arrays = case.arrays(rng, np.float32)
+    floating = [n for n, a in enumerate(arrays) if a.dtype == np.float32]
+    dtypes = [jnp.bfloat16, *[jnp.float32] * (len(floating) - 1)][::order]
+    given = [jnp.asarray(arrays[n], dtype) for n, dtype in zip(floating, dtypes, strict=True)]
+
+    @quick_jit
+    def gradients(given):
+        def loss(*given):
+            full = list(arrays)
+            for n, array in zip(floating, given, strict=True):
+                full[n] = array
+            return jnp.sum(case(*map(jnp.asarray, full)))
+
+        places = range(len(given))
+        return jax.grad(loss, places)(*given), jax.grad(loss, places)(
+            *(array.astype(jnp.float32) for array in given)
+        )
+
+    for found, wide, dtype in zip(*gradients(given), dtypes, strict=True):
+        assert found.dtype == dtype
+        np.testing.assert_allclose(
+            np.asarray(found, np.float32),
+            wide,
+            rtol=0.51 * float(jnp.finfo(dtype).eps) + 1e-6,
+            atol=1e-7,
+        )
+
+
 @each(BASE, quick=OF_EACH_KIND)
 def test_numpy_arrays_are_accepted(case, rng):
     """Closed over, so that the loss sees NumPy's arrays and not what jit makes of them."""

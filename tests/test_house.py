@@ -35,6 +35,7 @@ FLOORS = {
     "_call": 4,
     "_softmax": 4,
     "_cosine": 4,
+    "_relative_entropy": 4,
     "_logit_blocks": 4,
     "combinators": 5,
     "_microbatches": 5,

@@ -127,6 +127,18 @@ def test_rows_of_a_mapped_axis_are_taken_some_at_a_time(in_blocks):
         assert not re.search(r"(4x1048576|2x2097152)xf32", jax.jit(loss).lower(row, row).as_text())
 
 
+@pytest.mark.parametrize("mode", ["value", "gradient"])
+def test_narrow_arrays_are_widened_some_rows_at_a_time(mode, in_blocks):
+    in_blocks(2**18)
+    array = jax.ShapeDtypeStruct((4096, 1024), jnp.bfloat16)
+    for loss in (jaxloss.cross_entropy, *LOSSES[1:3]):
+        mean = jaxloss.mean(loss)
+        program = jax.jit(mean if mode == "value" else jax.grad(mean)).lower(array, array)
+        # Of both arrays a copy as bits, which slices are taken of, and nothing in float32.
+        held = program.compile().memory_analysis().temp_size_in_bytes
+        assert held < 1.2 * 2 * 2 * array.size
+
+
 def test_what_is_shared_by_mapped_rows_is_not_stored_for_each(in_blocks):
     in_blocks(2**18)
     rows = jax.ShapeDtypeStruct((256, 256), jnp.float32)
