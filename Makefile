@@ -6,6 +6,11 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 PYTEST := -m pytest -q --numprocesses=auto --maxprocesses=8 --dist=loadgroup
 # The suite without the peers: tests/parity imports PyTorch.
 SUITE := $(PYTEST) --ignore=tests/parity -m "not exhaustive"
+# What these say is of the programs that users get: of memory, speed and last digits. What the others
+# say holds whatever XLA makes of a program, and so takes half as long to compile.
+OF_PROGRAMS := $(addprefix tests/test_,$(addsuffix .py,accuracy bench bits certificate compiled extremes \
+  memory parts programs row_blocks row_sums))
+QUICKLY := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 # Of no JAX in particular, and left out where there is an old one: the bench, the documents, the
 # messages of errors, and the last digits, which are those of the newest XLA.
 ELSEWHERE := $(addprefix --ignore=tests/test_,$(addsuffix .py,accuracy bench certificate demo errors \
@@ -22,7 +27,8 @@ demo: $(VENV)/has-demo ## Train on handwritten digits, with and without class we
 
 test: $(VENV)/has-test ## Run the tests, without PyTorch
 	@rm -f $(PASSED); touch $(VENV)/started
-	$(VENV)/bin/python $(SUITE)
+	$(VENV)/bin/python $(PYTEST) -m "not exhaustive" $(OF_PROGRAMS)
+	$(QUICKLY) $(VENV)/bin/python $(SUITE) $(addprefix --ignore=,$(OF_PROGRAMS))
 	@mv $(VENV)/started $(PASSED)
 
 test-exhaustive: $(VENV)/has-test ## Run the tests that `make test` leaves out: every mode, law and option

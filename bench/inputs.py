@@ -71,12 +71,17 @@ class Loss:
         entries, structure = jax.tree.flatten(self.inputs)
         keys = jax.random.split(jax.random.key(0), len(entries))
 
-        @functools.partial(jax.jit, static_argnums=0)
-        def draw(entry: Input, key: Any) -> jax.Array:
-            array = entry.draw(key, entry.shape(rows, classes), classes)
-            return array if entry.integer else array.astype(dtype)
+        arrays = [
+            _array(entry, key, rows, classes, dtype)
+            for entry, key in zip(entries, keys, strict=True)
+        ]
+        return jax.tree.unflatten(structure, arrays)
 
-        return jax.tree.unflatten(structure, map(draw, entries, keys))
+
+@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
+def _array(entry: Input, key: Any, rows: int, classes: int, dtype: Any) -> jax.Array:
+    array = entry.draw(key, entry.shape(rows, classes), classes)
+    return array if entry.integer else array.astype(dtype)
 
 
 def _drawn(draw: Callable[[Any, Shape], jax.Array]) -> Callable[[Any, Shape, int], jax.Array]:

@@ -5,6 +5,7 @@ import contextlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 
 @contextlib.contextmanager
@@ -15,6 +16,11 @@ def x64_enabled():
         yield
     finally:
         jax.config.update("jax_enable_x64", before)
+
+
+def exhaustive(*values):
+    """Parameters of a test that `make test` leaves to `make test-exhaustive`."""
+    return [pytest.param(value, marks=pytest.mark.exhaustive) for value in values]
 
 
 def quick_jit(function):

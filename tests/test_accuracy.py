@@ -18,7 +18,7 @@ from jaxloss._exact import (
     inverse,
     tanh,
 )
-from tests.helpers import value_and_gradient
+from tests.helpers import exhaustive, value_and_gradient
 
 
 @pytest.fixture(autouse=True)
@@ -207,7 +207,7 @@ ANGLES = {
 }
 
 
-@pytest.mark.parametrize("program", ["of both", "of the first", "in one reading"])
+@pytest.mark.parametrize("program", ["of both", *exhaustive("of the first"), "in one reading"])
 @pytest.mark.parametrize("angle", ANGLES)
 def test_cosines(angle, program, rng, request):
     """The second vectors are an argument of the program, or constants that XLA may fold."""

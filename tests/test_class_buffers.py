@@ -13,6 +13,7 @@ import pytest
 
 import jaxloss
 from jaxloss import ClassBuffers
+from tests.helpers import exhaustive
 
 CLASSES, CAPACITY = 4, 5
 EXAMPLE = {"image": jnp.zeros((2, 3), jnp.bfloat16), "number": (jnp.zeros((), jnp.int32), None)}
@@ -94,8 +95,8 @@ def test_any_batches(rng):
         np.testing.assert_array_equal(images, np.broadcast_to(images[..., :1, :1], images.shape))
 
 
-@pytest.mark.parametrize("capacity", [1, 3, 100])
-@pytest.mark.parametrize("classes", [1, 7, 300])
+@pytest.mark.parametrize("capacity", [1, 3, *exhaustive(100)])
+@pytest.mark.parametrize("classes", [1, *exhaustive(7), 300])
 def test_any_sizes(classes, capacity, rng):
     batches = [rng.integers(0, classes, 20).astype(np.int32) for _ in range(3)]
     buffers = filled(batches, classes, capacity)

@@ -27,7 +27,7 @@ from jaxloss import (
     weighted_sum,
 )
 from tests import worker
-from tests.cases import OF_EACH_KIND
+from tests.cases import OF_EACH_KIND, each
 from tests.helpers import quick_jit
 
 CLOSE = {"rtol": 1e-11, "atol": 1e-14}
@@ -48,7 +48,7 @@ def batch_of(case, rng):
     return arrays, jnp.asarray(where), jnp.asarray(rng.uniform(0.5, 2, shape))
 
 
-@pytest.mark.parametrize("case", OF_EACH_KIND, ids=lambda case: case.id)
+@each(OF_EACH_KIND, quick=[c for c in OF_EACH_KIND if c.id in {"cross_entropy-axis", "huber"}])
 def test_unequal_shards_equal_one_device(case, rng, mesh, x64):
     """Value and gradient, of a named axis in shard_map and of sharded inputs under jit."""
     arrays, where, weights = batch_of(case, rng)

@@ -26,7 +26,7 @@ LABELLED = [
 SCALARS = [case for case in BASE if case.elementwise]
 
 
-@each(CASES)
+@each(CASES, quick=OF_EACH_KIND)
 def test_low_precision_is_computed_in_float32(case, rng):
     """The loss is the formula's at the rounded inputs, and the gradient is rounded once."""
     samples = {dtype: case.arrays(rng, dtype) for dtype in HALVES}
@@ -147,7 +147,7 @@ def test_wide_integers_are_not_wrapped():
     assert float(jaxloss.absolute_error(2**40, 0)) == 2**40
 
 
-@pytest.mark.parametrize("case", LABELLED, ids=lambda case: case.id)
+@each(LABELLED, quick=[case for case in LABELLED if case in OF_EACH_KIND])
 def test_labels_of_any_integer_dtype(case, rng, x64):
     first, labels = case.arrays(rng)
     dtypes = ["int8", "int16", "int32", "int64"]

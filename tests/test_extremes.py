@@ -12,7 +12,7 @@ import jaxloss
 from bench.losses import LOSSES
 from jaxloss import primitives
 from tests.cases import BASE
-from tests.helpers import value_and_gradient
+from tests.helpers import exhaustive, value_and_gradient
 
 
 def one_hot_targets(logits, labels):
@@ -106,7 +106,7 @@ SIGNED = [case for case in BASE if "signs" in inspect.signature(case.loss).param
 
 
 @pytest.mark.parametrize("case", SIGNED, ids=lambda case: case.id)
-@pytest.mark.parametrize("sign", [0, 2, -1.5, np.nan], ids=str)
+@pytest.mark.parametrize("sign", [0, *exhaustive(2, -1.5), np.nan], ids=str)
 def test_what_is_no_sign_is_nan_in_loss_and_gradient(case, sign, rng):
     *arrays, signs = case.arrays(rng, np.float32)
     bad = signs.astype(np.float32)

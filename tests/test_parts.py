@@ -10,7 +10,7 @@ from jax import export
 
 import jaxloss
 from jaxloss import _parts
-from tests.cases import CASES
+from tests.cases import CASES, each
 from tests.helpers import x64_enabled
 
 IN_PARTS = [
@@ -46,7 +46,7 @@ def at_once(loss, *arrays):
     return jnp.mean(loss(*arrays))
 
 
-@pytest.mark.parametrize("case", IN_PARTS, ids=lambda case: case.id)
+@each(IN_PARTS, quick=[case for case in IN_PARTS if not case.options])
 def test_the_mean_and_its_derivatives_are_those_of_the_whole(case, rng, in_parts):
     with x64_enabled():
         first, *others = large(case, rng)
@@ -172,7 +172,7 @@ def test_a_second_call_outside_jit_compiles_nothing(in_parts, caplog):
     assert not [record for record in caplog.records if "ompil" in record.getMessage()]
 
 
-@pytest.mark.parametrize("case", IN_PARTS, ids=lambda case: case.id)
+@each(IN_PARTS, quick=[case for case in IN_PARTS if not case.options])
 def test_value_and_gradient_hold_next_to_nothing(case, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     loss = functools.partial(getattr(jaxloss, case.name), **case.options)

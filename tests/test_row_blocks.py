@@ -18,6 +18,7 @@ from jaxloss._row_sums import (
     maximum_rest_and_ties_once,
     maximum_rest_and_ties_twice,
 )
+from tests.helpers import exhaustive
 from tests.test_row_sums import ODD, ODD_VECTORS, ROWS, arrays_of
 
 
@@ -36,7 +37,9 @@ def in_blocks(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
-@pytest.mark.parametrize("elements", [10, 20, 40, 1000], ids=lambda n: f"blocks of {n}")
+@pytest.mark.parametrize(
+    "elements", [10, *exhaustive(20), 40, *exhaustive(1000)], ids=lambda n: f"blocks of {n}"
+)
 def test_rows_taken_some_at_a_time_have_the_same_sums(elements, dtype, in_blocks):
     # Fifteen rows of five in two arrays: one row, two or four at a time, of which the last overlap.
     in_blocks(elements)
@@ -64,7 +67,7 @@ def padded(rows, width, filling):
     return np.random.default_rng(0).permutation(np.concatenate([rows, more], 1), axis=1)
 
 
-WIDTHS = pytest.mark.parametrize("width", [63, 64, 65, 127, 130])
+WIDTHS = pytest.mark.parametrize("width", [63, 64, *exhaustive(65, 127), 130])
 
 
 def in_both_ways(sums, *arrays):
@@ -157,8 +160,10 @@ of_each_loss = pytest.mark.parametrize("loss_of_rows", LOSSES, ids=lambda f: f._
 
 
 @of_each_loss
-@pytest.mark.parametrize("mode", [jax.grad, jax.jacfwd, jax.hessian], ids=lambda f: f.__name__)
-@pytest.mark.parametrize("width", [5, 70])
+@pytest.mark.parametrize(
+    "mode", [*exhaustive(jax.grad, jax.jacfwd), jax.hessian], ids=lambda f: f.__name__
+)
+@pytest.mark.parametrize("width", [*exhaustive(5), 70])
 def test_rows_taken_some_at_a_time_have_the_same_derivatives(
     loss_of_rows, mode, width, rng, in_blocks
 ):

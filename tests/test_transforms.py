@@ -14,8 +14,8 @@ from jax.sharding import Mesh, PartitionSpec as P
 import jaxloss
 from jaxloss import primitives
 from jaxloss._autodiff import custom_vjp
-from tests.cases import BASE, CASES, OF_EACH_KIND, PRIMITIVES, each
-from tests.helpers import quick_jit
+from tests.cases import BASE, CASES, IN_FEWER_MODES, OF_EACH_KIND, PRIMITIVES, each
+from tests.helpers import exhaustive, quick_jit
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 CLOSE = {"rtol": 1e-8, "atol": 1e-10}
@@ -180,7 +180,7 @@ def test_every_mode(case, x64):
     assert_modes_close(actual, expected)
 
 
-@each((*CASES, *PRIMITIVES))
+@each((*CASES, *PRIMITIVES), quick=IN_FEWER_MODES)
 def test_first_and_second_order(case, x64):
     """Every row, and what losses are made of, in fewer modes."""
     xs, ts, ours, plain = problem(case, copies=2)
@@ -248,7 +248,7 @@ def test_options_are_differentiated_too(case, option, x64):
     chex.assert_trees_all_close(gradients, means, **CLOSE)
 
 
-@each(BASE, quick=[case for case in BASE if case.compares])
+@each(BASE, quick=[case for case in BASE if case.name == "nt_xent"])
 def test_shard_map(case, x64):
     """Value, gradient and tangent of data sharded over eight devices equal one's; some curvatures.
 
@@ -357,7 +357,7 @@ def test_vmap_over_an_axis_that_types_say_is_sharded():
     chex.assert_trees_all_close(actual, jax.device_get(expected), rtol=1e-6)
 
 
-@pytest.mark.parametrize("loss", ["linear_cross_entropy", "binary_cross_entropy_with_logits"])
+@pytest.mark.parametrize("loss", ["linear_cross_entropy", *exhaustive("cross_entropy")])
 def test_no_tracer_outlives_its_trace(loss):
     case = next(case for case in BASE if case.name == loss)
     first, *others = map(jnp.asarray, case.arrays(np.random.default_rng(8), np.float32))
@@ -366,7 +366,7 @@ def test_no_tracer_outlives_its_trace(loss):
     assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", [jnp.float32, *exhaustive(jnp.float64)])
 @pytest.mark.parametrize(
     "loss",
     [

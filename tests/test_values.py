@@ -3,11 +3,12 @@
 import jax.numpy as jnp
 import numpy as np
 
-from tests.cases import CASES, PRIMITIVES, each
+from tests.cases import CASES, IN_FEWER_MODES, PRIMITIVES, QUICK, each
 from tests.helpers import value_and_gradient
 
 
-@each(CASES + PRIMITIVES)
+# Of the others `test_first_and_second_order` compares these beside second derivatives.
+@each(CASES + PRIMITIVES, quick=[case for case in QUICK if case not in IN_FEWER_MODES])
 def test_value_and_gradient_equal_the_formula(case, rng, x64):
     arrays = case.arrays(rng)
     losses, gradient = value_and_gradient(lambda first: case(first, *arrays[1:]), arrays[0])

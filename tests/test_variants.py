@@ -12,7 +12,7 @@ from tests.helpers import x64_enabled
 
 class VariantsTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
-    @parameterized.named_parameters((case.id, case) for case in OF_EACH_KIND)
+    @parameterized.named_parameters((case.id, case) for case in OF_EACH_KIND[::3])
     def test_mean(self, case):
         arrays = case.arrays(np.random.default_rng(0), np.float32)
         actual = self.variant(jaxloss.mean(case.bound))(*arrays)

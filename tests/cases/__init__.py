@@ -37,6 +37,16 @@ OF_EACH_KIND = tuple(
 QUICK = tuple(case for case in (*BASE, *PRIMITIVES) if case.name != "ctc")
 
 
+# What is differentiated in a few modes: one of each kind is in all, and the slowest of the others
+# have a file of tests each, or a sister here.
+SLOW = {"linear_cross_entropy", "linear_statistics", "adaptive_softmax", "supervised_contrastive"}
+IN_FEWER_MODES = tuple(
+    case
+    for case in QUICK
+    if case not in OF_EACH_KIND and case.name not in SLOW and "-axis" not in case.id
+)
+
+
 def each(cases, quick=QUICK):
     """The decorator of a test of each row; those that are not quick are marked as exhaustive."""
     rows = []
