@@ -5,11 +5,8 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 # A process for each core; more than a few only import JAX more often.
 PYTEST := -m pytest -q --numprocesses=auto --maxprocesses=8 --dist=loadgroup
 # The suite without the peers: tests/parity imports PyTorch.
-SUITE := $(PYTEST) --ignore=tests/parity -m "not exhaustive"
-# What these say is of the programs that users get: of memory, speed and last digits. What the others
-# say holds whatever XLA makes of a program, and so takes half as long to compile.
-OF_PROGRAMS := $(addprefix tests/test_,$(addsuffix .py,accuracy bench bits certificate compiled extremes \
-  memory parts programs row_blocks row_sums))
+SUITE := $(PYTEST) --ignore=tests/parity
+# What a test says of any program holds without XLA's optimisations, and takes half as long to compile.
 QUICKLY := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 # Of no JAX in particular, and left out where there is an old one: the bench, the documents, the
 # messages of errors, and the last digits, which are those of the newest XLA.
@@ -27,12 +24,12 @@ demo: $(VENV)/has-demo ## Train on handwritten digits, with and without class we
 
 test: $(VENV)/has-test ## Run the tests, without PyTorch
 	@rm -f $(PASSED); touch $(VENV)/started
-	$(VENV)/bin/python $(PYTEST) -m "not exhaustive" $(OF_PROGRAMS)
-	$(QUICKLY) $(VENV)/bin/python $(SUITE) $(addprefix --ignore=,$(OF_PROGRAMS))
+	$(VENV)/bin/python $(SUITE) -m "not exhaustive and optimized"; optimized=$$?; \
+	  $(QUICKLY) $(VENV)/bin/python $(SUITE) -m "not exhaustive and not optimized" && exit $$optimized
 	@mv $(VENV)/started $(PASSED)
 
 test-exhaustive: $(VENV)/has-test ## Run the tests that `make test` leaves out: every mode, law and option
-	$(VENV)/bin/python $(PYTEST) --ignore=tests/parity -m exhaustive
+	$(VENV)/bin/python $(SUITE) -m exhaustive
 
 lint: $(VENV)/has-test $(VENV)/has-check
 	$(VENV)/bin/ruff check .
@@ -68,7 +65,7 @@ compiled: $(VENV)/has-bench $(VENV)/compiler-h100 ## The same of ours for an H10
 	PYTHONPATH=$(VENV)/compiler-h100 $(VENV)/bin/python -m bench.compiled --target h100 --ours --check
 
 test-oldest: $(OLDEST)/has-test ## Run the tests of what JAX can break on the oldest that pyproject.toml admits
-	$(OLDEST)/bin/python $(SUITE) $(ELSEWHERE)
+	$(OLDEST)/bin/python $(SUITE) -m "not exhaustive" $(ELSEWHERE)
 
 format: $(VENV)/has-check ## Format the code, and mend what ruff can mend
 	$(VENV)/bin/ruff check --fix .

@@ -70,16 +70,16 @@ class Loss:
         """Seeded arguments on the default device."""
         entries, structure = jax.tree.flatten(self.inputs)
         keys = jax.random.split(jax.random.key(0), len(entries))
-
         arrays = [
-            _array(entry, key, rows, classes, dtype)
+            _drawn_array(entry, key, rows, classes, dtype)
             for entry, key in zip(entries, keys, strict=True)
         ]
         return jax.tree.unflatten(structure, arrays)
 
 
+# One program for all losses that have such an input.
 @functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
-def _array(entry: Input, key: Any, rows: int, classes: int, dtype: Any) -> jax.Array:
+def _drawn_array(entry: Input, key: Any, rows: int, classes: int, dtype: Any) -> jax.Array:
     array = entry.draw(key, entry.shape(rows, classes), classes)
     return array if entry.integer else array.astype(dtype)
 

@@ -25,6 +25,7 @@ def _reduced(
     scores, masses = _check.of_one_shape(function, log_probs=log_probs, targets=targets)
     axis = _check.reduced_axis(function, axis, log_probs=scores)
     if normalized:
+        # As they came: the sum of rounded numbers is not 1.
         _checked.distributions(function, axis, logs=True, log_probs=scores)
         _checked.distributions(function, axis, logs=log_targets, targets=masses)
     return divergence(scores, masses, log_targets, axis)

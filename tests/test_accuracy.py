@@ -20,6 +20,8 @@ from jaxloss._exact import (
 )
 from tests.helpers import exhaustive, value_and_gradient
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.fixture(autouse=True)
 def many_digits():

@@ -425,6 +425,7 @@ LOSSES = pytest.mark.parametrize(
 
 
 @LOSSES
+@pytest.mark.optimized
 def test_scores_of_one_block_are_held_and_no_more(loss):
     tokens, head, largest = 2048, 502, 16000
     held = of_shapes(tokens, function=loss).memory_analysis().temp_size_in_bytes
@@ -446,6 +447,7 @@ def test_deriving_forward_mode_costs_reverse_mode_nothing(monkeypatch):
 
 
 @LOSSES
+@pytest.mark.optimized
 def test_no_kernel_is_copied_at_every_block(loss):
     """In particular not the sums of its gradient, through the conditionals."""
     text = of_shapes(1024, function=loss).as_text()

@@ -10,6 +10,8 @@ import pytest
 import jaxloss
 from jaxloss import _bits
 
+pytestmark = pytest.mark.optimized
+
 DTYPES = [np.float32, np.float64]
 
 

@@ -11,6 +11,8 @@ from bench.accuracy.rows import ROWS
 from bench.accuracy.truths import Truth, direction, truth
 from tests.cases import CASES, PRIMITIVES
 
+pytestmark = pytest.mark.optimized
+
 pytestmark = pytest.mark.xdist_group("certificate")
 
 

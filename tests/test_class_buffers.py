@@ -249,6 +249,7 @@ def structs(tree):
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
+@pytest.mark.optimized
 def test_donated_buffers_are_stored_into_in_place():
     buffers = ClassBuffers.init(jnp.zeros(64), 10, 1000)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(buffers))
@@ -261,6 +262,7 @@ def test_donated_buffers_are_stored_into_in_place():
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(buffers))
 
 
+@pytest.mark.optimized
 def test_a_scan_of_donated_buffers_copies_none():
     buffers = ClassBuffers.init(jnp.zeros(64), 10, 1000)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(buffers))

@@ -4,6 +4,8 @@ import pytest
 
 from bench.compiled.goals import GOALS, misses, worse
 
+pytestmark = pytest.mark.optimized
+
 
 def cell(**ours):
     found = {"bytes": 1500, "kernels": 3, "temporaries": 0} | ours

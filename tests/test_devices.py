@@ -145,6 +145,7 @@ def exchanged(program):
     return [shape for line in lines for shape in re.findall(r"\w+\[[\d,]*\]", line)]
 
 
+@pytest.mark.optimized
 def test_a_mean_exchanges_two_numbers(rng, mesh):
     """In value and gradient, by name and under jit, in steps too: sharded examples stay put."""
     arrays = jnp.ones(32), jnp.ones(32), jnp.ones(32)

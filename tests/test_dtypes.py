@@ -59,7 +59,7 @@ def test_low_precision_is_computed_in_float32(case, rng):
         )
 
 
-@each(BASE, quick=["kl_divergence", "cosine_embedding", "cross_entropy-probabilities"])
+@each(BASE, quick=[case for case in BASE if case.name in {"js_divergence", "cosine_embedding"}])
 @pytest.mark.parametrize("order", [1, -1], ids=["first narrow", "last narrow"])
 def test_each_gradient_has_the_dtype_of_its_argument(case, order, rng):
     """And is the one of wide arrays of the same numbers, rounded once."""

@@ -14,6 +14,8 @@ from jaxloss import primitives
 from tests.cases import BASE
 from tests.helpers import exhaustive, value_and_gradient
 
+pytestmark = pytest.mark.optimized
+
 
 def one_hot_targets(logits, labels):
     return jaxloss.cross_entropy(logits, jax.nn.one_hot(labels, logits.shape[-1]))

@@ -302,6 +302,7 @@ def squares(*arrays):
 
 
 @pytest.mark.parametrize("loss", [mean(blocked), squares], ids=["reduced", "of tokens"])
+@pytest.mark.optimized
 def test_temporaries_do_not_grow_with_the_logits(loss):
     """Twice the tokens add their features a few times, and not their 4096 logits."""
     features, classes = 32, 4096
@@ -311,6 +312,7 @@ def test_temporaries_do_not_grow_with_the_logits(loss):
     assert small <= 3 * 64 * classes * 4 + 2 * features * classes * 4 + 6 * 1024 * features * 4
 
 
+@pytest.mark.optimized
 def test_the_losses_of_each_token_hold_no_more_than_their_mean():
     """Their backward loop is that of the rule, and not what JAX makes of it in two transposes."""
     of_tokens, reduced = (temporaries(loss, 512, 256, 8192) for loss in (squares, mean(blocked)))
@@ -365,6 +367,7 @@ def test_float16_does_not_underflow(rng):
 
 
 @pytest.mark.parametrize("mesh_shape", [(2, 4), pytest.param((1, 8), marks=EXHAUSTIVE)])
+@pytest.mark.optimized
 def test_a_sharded_vocabulary(rng, x64, mesh_shape):
     """Value and gradients as on one device, of any cotangent and reduced; and what is exchanged."""
     tokens, width = 16, 16

@@ -13,6 +13,8 @@ from jaxloss import _parts
 from tests.cases import CASES, each
 from tests.helpers import x64_enabled
 
+pytestmark = pytest.mark.optimized
+
 IN_PARTS = [
     case
     for case in CASES

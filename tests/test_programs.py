@@ -6,6 +6,8 @@ import pytest
 
 from bench.programs import Program, Work, arrays_of, least, most
 
+pytestmark = pytest.mark.optimized
+
 KILOBYTE = 1024  # f32[256]
 
 

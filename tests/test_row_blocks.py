@@ -21,6 +21,8 @@ from jaxloss._row_sums import (
 from tests.helpers import exhaustive
 from tests.test_row_sums import ODD, ODD_VECTORS, ROWS, arrays_of
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.fixture
 def in_blocks(monkeypatch):
@@ -134,7 +136,7 @@ def test_rows_of_a_mapped_axis_are_taken_some_at_a_time(in_blocks):
 def test_narrow_arrays_are_widened_some_rows_at_a_time(mode, in_blocks):
     in_blocks(2**18)
     array = jax.ShapeDtypeStruct((4096, 1024), jnp.bfloat16)
-    for loss in (jaxloss.cross_entropy, *LOSSES[1:3]):
+    for loss in (jaxloss.cross_entropy, jaxloss.generalized_kl_divergence, *LOSSES[1:3]):
         mean = jaxloss.mean(loss)
         program = jax.jit(mean if mode == "value" else jax.grad(mean)).lower(array, array)
         # Of both arrays a copy as bits, which slices are taken of, and nothing in float32.

@@ -21,6 +21,8 @@ from jaxloss._row_sums import (
 from jaxloss._vectors import power_and_square_once, power_and_square_twice
 from tests.helpers import quick_jit, x64_enabled
 
+pytestmark = pytest.mark.optimized
+
 INF, NAN = np.inf, np.nan
 ROWS = np.array(
     [

@@ -2,12 +2,15 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.cases import CASES, IN_FEWER_MODES, PRIMITIVES, QUICK, each
 from tests.helpers import value_and_gradient
 
+pytestmark = pytest.mark.optimized
 
-# Of the others `test_first_and_second_order` compares these beside second derivatives.
+
+# Of the others `test_first_and_second_order` compares values and gradients to fewer digits.
 @each(CASES + PRIMITIVES, quick=[case for case in QUICK if case not in IN_FEWER_MODES])
 def test_value_and_gradient_equal_the_formula(case, rng, x64):
     arrays = case.arrays(rng)

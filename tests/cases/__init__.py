@@ -36,9 +36,8 @@ OF_EACH_KIND = tuple(
 # One row for each loss, those of primitives, and not the slowest to compile.
 QUICK = tuple(case for case in (*BASE, *PRIMITIVES) if case.name != "ctc")
 
-
-# What is differentiated in a few modes: one of each kind is in all, and the slowest of the others
-# have a file of tests each, or a sister here.
+# Differentiated in a few modes: those of each kind are in all modes, and the slowest have tests of
+# their own.
 SLOW = {"linear_cross_entropy", "linear_statistics", "adaptive_softmax", "supervised_contrastive"}
 IN_FEWER_MODES = tuple(
     case
@@ -49,6 +48,7 @@ IN_FEWER_MODES = tuple(
 
 def each(cases, quick=QUICK):
     """The decorator of a test of each row; those that are not quick are marked as exhaustive."""
+    assert all(isinstance(case, Case) for case in quick)
     rows = []
     for case in cases:
         # One process runs all tests of a row, and traces its programs once.
