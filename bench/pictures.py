@@ -139,7 +139,9 @@ def _panels(lines: dict[str, Any], label: str, title: str, *, log: bool) -> Any:
         axes.spines[["top", "right"]].set_visible(False)
         if log:
             axes.set_yscale("log")
-    figure.supxlabel("elements")
+    # A label of all panels would lie under the legend.
+    for axes in grid[-1]:
+        axes.set_xlabel("elements")
     figure.supylabel(label)
     figure.suptitle(title)
     figure.legend(

@@ -61,8 +61,13 @@ def cells(
 
 
 def last_of_each(cells: Sequence[Cell]) -> list[Cell]:
-    """The largest of each loss, dtype and work, where they come in the order of their sizes."""
-    return list({(cell.loss.name, cell.dtype, cell.work): cell for cell in cells}.values())
+    """Of each loss, dtype and work the one of the most elements; the last one of as many."""
+    found: dict[tuple[str, str, str], Cell] = {}
+    for cell in cells:
+        kind = cell.loss.name, cell.dtype, cell.work
+        if kind not in found or cell.key["elements"] >= found[kind].key["elements"]:
+            found[kind] = cell
+    return list(found.values())
 
 
 def _programs(cell: Cell, peers: Sequence[str]) -> dict[str, Callable[..., Any]]:
@@ -108,6 +113,8 @@ def _call_of_torch(cell: Cell, arrays: tuple[Any, ...], compiled: bool) -> Call:
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
+    # It compiles a function of ours that often, and then runs it as it stands.
+    torch.compiler.reset()
     loss = torch.compile(cell.loss.torch) if compiled else cell.loss.torch
     tensors = jax.tree.map(_on_torch, arrays)
     wanted = cell.work != "value"

@@ -14,6 +14,8 @@ from bench.losses import LOSSES
 from tests.cases import CASES
 from tests.helpers import quick_jit
 
+pytestmark = pytest.mark.optimized
+
 WITH_A_PEER = [loss for loss in LOSSES if loss.optax is not None]
 
 
@@ -124,6 +126,15 @@ def test_torch_compile_is_timed_at_the_largest_size_alone(monkeypatch, tmp_path)
     bench.main(["huber", "--largest", "12", "--json", str(tmp_path / "none.json")])
     assert {size for size, peers in asked} == {2**10, 2**12}
     assert {size for size, peers in asked if speed.COMPILED in peers} == {2**12}
+
+
+def test_the_last_of_each_loss_is_what_the_report_calls_its_largest():
+    losses = [loss for loss in LOSSES if loss.name.startswith("cross_entropy")]
+    cells = list(speed.cells(losses, ["float32"], [report.GRADIENT], range(2**30)))
+    last = [cell.key["size"] for cell in speed.last_of_each(cells)]
+    rows = [cell.key | {"library": speed.OURS} for cell in cells]
+    assert last == [size for _, size, *_ in report.largest(report.by_cell(rows))]
+    assert last == ["2048 x 32000", "4096 x 4096"]
 
 
 def test_only_ratios_whose_quartiles_part_are_a_change():
