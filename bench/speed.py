@@ -113,9 +113,12 @@ def _call_of_torch(cell: Cell, arrays: tuple[Any, ...], compiled: bool) -> Call:
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
-    # It compiles a function of ours that often, and then runs it as it stands.
-    torch.compiler.reset()
-    loss = torch.compile(cell.loss.torch) if compiled else cell.loss.torch
+    loss = cell.loss.torch
+    if compiled:
+        # A function that it has compiled eight times it runs as it stands, and to it most of ours
+        # are one, of different arguments.
+        torch.compiler.reset()
+        loss = torch.compile(loss)
     tensors = jax.tree.map(_on_torch, arrays)
     wanted = cell.work != "value"
     leaves = jax.tree.leaves(tensors[0])

@@ -141,9 +141,7 @@ def compiled(function, **options):
     return lambda *inputs: run(*jax.tree.map(jnp.asarray, inputs))
 
 
-@pytest.mark.parametrize(
-    "size", [3, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (1, None))]
-)
+@pytest.mark.parametrize("size", [3, *exhaustive(1, None)])
 @WAYS
 def test_any_labels_in_any_blocks(size, ours, theirs, rng, x64):
     parameters = model(rng)
@@ -159,7 +157,7 @@ def test_any_labels_in_any_blocks(size, ours, theirs, rng, x64):
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "cutoffs",
-    [(2, 3, 7), *(pytest.param(c, marks=pytest.mark.exhaustive) for c in ((1,), (13,)))],
+    [(2, 3, 7), *exhaustive((1,), (13,))],
     ids=str,
 )
 def test_any_clusters(cutoffs, rng, x64):
@@ -457,7 +455,7 @@ def test_no_kernel_is_copied_at_every_block(loss):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("mean", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("mean", [True, *exhaustive(False)])
 def test_it_shards_over_tokens(mean, rng):
     """Tokens over eight devices, the parameters on each."""
     parameters, hidden = model(rng, np.float32), vectors(rng, 24, dtype=np.float32)

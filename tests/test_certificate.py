@@ -11,9 +11,7 @@ from bench.accuracy.rows import ROWS
 from bench.accuracy.truths import Truth, direction, truth
 from tests.cases import CASES, PRIMITIVES
 
-pytestmark = pytest.mark.optimized
-
-pytestmark = pytest.mark.xdist_group("certificate")
+pytestmark = [pytest.mark.optimized, pytest.mark.xdist_group("certificate")]
 
 
 def test_every_loss_and_primitive_has_a_row():

@@ -279,7 +279,7 @@ WIDE = [
 ]
 
 
-@pytest.mark.parametrize("classes", [100, pytest.param(64, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("classes", [100, *exhaustive(64)])
 @pytest.mark.parametrize("loss", WIDE, ids=lambda loss: loss.name)
 def test_a_nan_in_a_wide_row_is_not_lost(loss, classes):
     """In the losses, in their mean, and in both with the gradient: each is a program of its own."""

@@ -30,7 +30,7 @@ from jaxloss import (
 )
 from jaxloss._linear import default_block_size
 from jaxloss.primitives import linear_statistics
-from tests.helpers import quick_jit
+from tests.helpers import exhaustive, quick_jit
 
 TOKENS, FEATURES, CLASSES, BLOCK = 14, 5, 11, 4
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
@@ -88,20 +88,19 @@ def modes(function, inputs, directions):
     }
 
 
-EXHAUSTIVE = pytest.mark.exhaustive
 OPTIONS = [
     (),
-    pytest.param(("bias", "logit_cap"), marks=EXHAUSTIVE),
-    pytest.param(("class_weights", "label_smoothing"), marks=EXHAUSTIVE),
-    pytest.param(("label_smoothing", "z_loss"), marks=EXHAUSTIVE),
-    pytest.param(
-        ("bias", "class_weights", "label_smoothing", "z_loss", "logit_cap"), marks=EXHAUSTIVE
+    *exhaustive(
+        ("bias", "logit_cap"),
+        ("class_weights", "label_smoothing"),
+        ("label_smoothing", "z_loss"),
+        ("bias", "class_weights", "label_smoothing", "z_loss", "logit_cap"),
     ),
 ]
 
 
-@pytest.mark.parametrize("class_axis", [1, pytest.param(0, marks=EXHAUSTIVE)])
-@pytest.mark.parametrize("reduced", [pytest.param(False, marks=EXHAUSTIVE), True])
+@pytest.mark.parametrize("class_axis", [1, *exhaustive(0)])
+@pytest.mark.parametrize("reduced", [*exhaustive(False), True])
 @pytest.mark.parametrize("options", OPTIONS, ids="-".join)
 def test_every_mode_equals_cross_entropy_of_all_logits(inputs, options, reduced, class_axis):
     """With respect to every input, for any cotangent or with weights, in ragged blocks."""
@@ -178,7 +177,7 @@ QUICK = ("masked", "class weights, smoothed", "several")
 
 
 @pytest.mark.parametrize(
-    "chain", [c if c in QUICK else pytest.param(c, marks=EXHAUSTIVE) for c in CHAINS]
+    "chain", [*QUICK, *exhaustive(*(chain for chain in CHAINS if chain not in QUICK))]
 )
 def test_combinators_reduce_it_as_any_loss(inputs, chain):
     """In three products, and equal to the losses of each token weighed and summed."""
@@ -215,9 +214,7 @@ def test_combinators_reduce_it_as_any_loss(inputs, chain):
     chex.assert_trees_all_close(of(linear_cross_entropy), expected, **CLOSE)
 
 
-@pytest.mark.parametrize(
-    "chain", ["weighted", *(pytest.param(c, marks=EXHAUSTIVE) for c in ("masked", "ignoring"))]
-)
+@pytest.mark.parametrize("chain", ["weighted", *exhaustive("masked", "ignoring")])
 def test_nothing_gets_out_of_what_is_left_out(inputs, chain):
     inputs, labels = inputs
     labels = jnp.where(WHERE, labels, 3 if chain == "ignoring" else 0)
@@ -366,7 +363,7 @@ def test_float16_does_not_underflow(rng):
     np.testing.assert_allclose(slope.astype(jnp.float32), exact, rtol=6e-4, atol=4e-8)
 
 
-@pytest.mark.parametrize("mesh_shape", [(2, 4), pytest.param((1, 8), marks=EXHAUSTIVE)])
+@pytest.mark.parametrize("mesh_shape", [(2, 4), *exhaustive((1, 8))])
 @pytest.mark.optimized
 def test_a_sharded_vocabulary(rng, x64, mesh_shape):
     """Value and gradients as on one device, of any cotangent and reduced; and what is exchanged."""

@@ -10,6 +10,7 @@ import pytest
 
 import jaxloss
 from tests.cases import BASE, CASES, PRIMITIVES
+from tests.helpers import exhaustive
 
 pytestmark = pytest.mark.optimized
 
@@ -57,7 +58,7 @@ def sample(case, rng, dtype):
 
 @pytest.mark.parametrize(
     "dtype",
-    [pytest.param(jnp.bfloat16, marks=pytest.mark.exhaustive), jnp.float32],
+    [*exhaustive(jnp.bfloat16), jnp.float32],
     ids=lambda d: d.__name__,
 )
 @pytest.mark.parametrize("case", WITH_RULES, ids=lambda case: case.id)
